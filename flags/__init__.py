@@ -1,0 +1,1 @@
+"""The command line: presets and dotted flags become one frozen configuration."""

@@ -1,0 +1,55 @@
+"""rst_tf: sparse, adversarially robust subnetworks for Keras 3 on TensorFlow.
+
+Public names are loaded when first used, so that `import rst_tf` is cheap.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "masked": "surgery",
+    "baked": "surgery",
+    "with_logits": "surgery",
+    "left_dense": "surgery",
+    "MaskedDense": "layers",
+    "MaskedConv1D": "layers",
+    "MaskedConv2D": "layers",
+    "MaskedDepthwiseConv2D": "layers",
+    "MaskedSeparableConv2D": "layers",
+    "MaskedEinsumDense": "layers",
+    "masked_kernels": "layers",
+    "Normalization": "normalization",
+    "initialize": "initializers",
+    "Ticket": "ticket",
+    "Seed": "ticket",
+    "FGSM": "attacks.fgsm",
+    "PGD": "attacks.pgd",
+    "Natural": "objectives",
+    "Adversarial": "objectives",
+    "Mixed": "objectives",
+    "Trades": "objectives",
+    "RobustTrainer": "trainer",
+    "accuracy": "evaluation",
+    "robust_accuracy": "evaluation",
+    "evaluate": "evaluation",
+    "export": "export",
+    "Data": "data",
+    "batches": "data",
+}
+_MODULES = ("attacks", "callbacks", "data", "evaluation", "initializers", "layers", "masks")
+_MODULES += ("models", "objectives", "optimizers", "schedules", "surgery", "ticket", "trainer")
+
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(importlib.import_module(f"rst_tf.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"rst_tf.{name}")
+    raise AttributeError(f"module 'rst_tf' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_MODULES])

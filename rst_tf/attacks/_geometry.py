@@ -1,0 +1,68 @@
+"""Balls and boxes: where a perturbed image may lie, and which way is up. One class per norm."""
+
+import tensorflow as tf
+
+from rst_tf import random
+
+_TINY = 1e-12
+
+
+class Linf:
+    """|x' - x| <= epsilon in every pixel."""
+
+    def start(self, x, epsilon, key, index):
+        """Uniform in the ball."""
+        noise = random.example_uniform(key, index, x.shape[1:])
+        return _box(x + epsilon * (2 * noise - 1))
+
+    def direction(self, gradient):
+        """Sign; 0 where the gradient is 0."""
+        return tf.sign(gradient)
+
+    def project(self, moved, x, epsilon):
+        """Into the ball, then into the box."""
+        return _box(tf.clip_by_value(moved, x - epsilon, x + epsilon))
+
+    def size(self, delta):
+        """Largest |pixel| of each example."""
+        return tf.reduce_max(tf.abs(_flat(delta)), axis=1)
+
+
+class L2:
+    """Euclidean length of x' - x at most epsilon."""
+
+    def start(self, x, epsilon, key, index):
+        """Uniform in the ball: a random direction, radius epsilon u^(1/d)."""
+        size = int(x.shape[1:].num_elements())
+        noise = random.example_normal(key, index, x.shape[1:])
+        radius = random.example_uniform(random.fold(key, 1), index, (1,)) ** (1 / size)
+        radius = tf.reshape(radius, [-1] + [1] * (len(x.shape) - 1))
+        return _box(x + epsilon * radius * self.direction(noise))
+
+    def direction(self, gradient):
+        """Unit vector of each example; 0 where the gradient is 0."""
+        return gradient / (_length(gradient) + _TINY)
+
+    def project(self, moved, x, epsilon):
+        """Into the box, then into the ball around x: it stays in the box, which is convex."""
+        delta = _box(moved) - x
+        return _box(x + delta * tf.minimum(1.0, epsilon / (_length(delta) + _TINY)))
+
+    def size(self, delta):
+        """Length of each example."""
+        return tf.norm(_flat(delta), axis=1)
+
+
+NORMS = {"linf": Linf(), "l2": L2()}
+
+
+def _box(x):
+    return tf.clip_by_value(x, 0.0, 1.0)
+
+
+def _flat(x):
+    return tf.reshape(x, [tf.shape(x)[0], x.shape[1:].num_elements()])
+
+
+def _length(x):
+    return tf.reshape(tf.norm(_flat(x), axis=1), [-1] + [1] * (len(x.shape) - 1))

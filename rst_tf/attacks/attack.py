@@ -1,0 +1,113 @@
+"""What every attack is: a frozen dataclass, callable, pure in (model, x, y, seed)."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from rst_tf.registry import Registry, choices
+
+Norm = Literal["linf", "l2"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Attack:
+    """Makes adversarial examples; images live in [0, 1].
+
+    Args:
+        epsilon: Radius of the ball around the image, in [0, 1] units; 8/255 is accepted as text.
+        norm: Of the ball: linf, or l2 over all pixels of an image.
+    """
+
+    epsilon: float
+    norm: Norm = "linf"
+
+    def __post_init__(self):
+        if not self.epsilon > 0:
+            raise ValueError(f"epsilon must be above 0; received epsilon={self.epsilon!r}")
+        if self.norm not in ("linf", "l2"):
+            raise ValueError(f"norm must be linf or l2; received norm={self.norm!r}")
+        if self.norm == "linf" and self.epsilon > 1:
+            raise ValueError(
+                "epsilon must be at most 1, for images live in [0, 1] (8/255, not 8); "
+                f"received epsilon={self.epsilon!r}"
+            )
+
+    def __call__(self, model, x, y, *, seed=0, index=None):
+        """Adversarial examples for a batch.
+
+        Args:
+            model: Keras model, or callable from images to logits. A Keras model is called with
+                `training=False`.
+            x: Images [n, ...] in [0, 1].
+            y: Integer labels [n].
+            seed: Integer or scalar tensor. All randomness is a function of (seed, index).
+            index: Identities of the examples, integers [n]; 0..n-1 if not given. With them the
+                result does not depend on batch size or order.
+
+        Returns:
+            Float32 tensor like x, inside the ball and the box; its gradient is stopped.
+
+        Raises:
+            ValueError: Images, labels and index disagree in length, or labels are not integers;
+                for values that are known (not symbolic), images outside [0, 1].
+        """
+        import tensorflow as tf
+
+        x, y = _checked_batch(x, y)
+        index = tf.range(tf.shape(x)[0]) if index is None else tf.convert_to_tensor(index)
+        return tf.stop_gradient(self.run(logits_of(model), x, y, seed, index))
+
+    def run(self, logits: Callable, x, y, seed, index):
+        """The attack itself, on checked float32 images and a callable that returns logits."""
+        raise NotImplementedError
+
+    def __str__(self):
+        """Name and settings that differ from their defaults, for tables."""
+        parts = [
+            f"{field.name}={_short(getattr(self, field.name))}"
+            for field in dataclasses.fields(self)
+            if field.default is dataclasses.MISSING or getattr(self, field.name) != field.default
+        ]
+        return f"{type(self).__name__}({', '.join(parts)})"
+
+
+ATTACKS = choices(Attack, Registry("attack", "rst_tf.attacks"))
+
+
+def logits_of(model) -> Callable:
+    """The callable an attack differentiates: a Keras model in inference mode, or a callable."""
+    import keras
+
+    if isinstance(model, keras.Model):
+        return lambda x: model(x, training=False)
+    if not callable(model):
+        raise ValueError(f"model must be a Keras model or a callable; received {model!r}")
+    return model
+
+
+def _checked_batch(x, y):
+    import tensorflow as tf
+
+    x = tf.cast(tf.convert_to_tensor(x), tf.float32)
+    y = tf.convert_to_tensor(y)
+    if not y.dtype.is_integer or len(y.shape) != 1:
+        raise ValueError(
+            f"y must be integer labels of shape [n]; received {y.dtype.name} of shape {y.shape}"
+        )
+    if tf.executing_eagerly():
+        if len(x) != len(y):
+            raise ValueError(f"x and y must be of one length; received {len(x)} and {len(y)}")
+        low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"x must be images in [0, 1]; received values from {low} to {high}")
+    return x, tf.cast(y, tf.int32)
+
+
+def _short(value) -> str:
+    if isinstance(value, float) and 0 < value < 1:
+        levels = value * 255
+        if math.isclose(levels, round(levels), rel_tol=1e-9) and round(levels) > 0:
+            return f"{round(levels)}/255"
+        return f"{value:.6g}"
+    return str(value)

@@ -1,0 +1,134 @@
+"""Projected gradient ascent (Madry et al. 2018)."""
+
+import dataclasses
+from typing import Literal
+
+from rst_tf.attacks.attack import ATTACKS, Attack
+
+
+@ATTACKS.register("pgd")
+@dataclasses.dataclass(frozen=True)
+class PGD(Attack):
+    """Projected gradient ascent on the loss, `steps` times from a start in the ball.
+
+    Args:
+        epsilon: Radius of the ball around the image, in [0, 1] units; 8/255 is accepted as text.
+        norm: Of the ball: linf, or l2 over all pixels of an image.
+        steps: Gradient steps, at least 1.
+        step_size: Length of a step in [0, 1] units; none means 2.5 epsilon / steps.
+        start: uniform in the ball, gaussian (0.001 N(0, 1), as TRADES), or clean.
+        restarts: Independent runs; per example the one with the highest final loss counts.
+        iterate: Return the last iterate, or the best: the visited one with the highest loss.
+        label: Climb the loss of the true label, or of the predicted one (Kurakin et al. 2017).
+        loss: ce (cross-entropy) or kl (divergence from the clean output); none lets the objective
+            choose, and is ce otherwise.
+    """
+
+    steps: int = 10
+    step_size: float | None = None
+    start: Literal["uniform", "gaussian", "clean"] = "uniform"
+    restarts: int = 1
+    iterate: Literal["last", "best"] = "last"
+    label: Literal["true", "predicted"] = "true"
+    loss: Literal["ce", "kl"] | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("steps", "restarts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; received {getattr(self, name)!r}")
+        if self.step_size is not None and self.step_size <= 0:
+            raise ValueError(f"step_size must be above 0; received {self.step_size!r}")
+        allowed = {
+            "start": ("uniform", "gaussian", "clean"),
+            "iterate": ("last", "best"),
+            "label": ("true", "predicted"),
+            "loss": ("ce", "kl", None),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ValueError(
+                    f"{name} must be one of {values}; received {getattr(self, name)!r}"
+                )
+        if self.restarts > 1 and self.start == "clean":
+            raise ValueError(f"restarts={self.restarts} from start='clean' would all be the same")
+
+    def run(self, logits, x, y, seed, index):
+        """See `Attack.run`."""
+        import tensorflow as tf
+
+        from rst_tf import random
+
+        loss = self._loss(logits, x, y)
+        found, value = self._ascend(logits, loss, x, seed, index)
+        for restart in range(1, self.restarts):
+            other, other_value = self._ascend(logits, loss, x, random.fold(seed, restart), index)
+            better = other_value > value
+            found = tf.where(_like(better, x), other, found)
+            value = tf.where(better, other_value, value)
+        return found
+
+    def _loss(self, logits, x, y):
+        import tensorflow as tf
+
+        from rst_tf.attacks import _losses as losses
+
+        if self.loss == "kl":
+            clean = tf.stop_gradient(logits(x))
+            return lambda z: losses.divergence(clean, z)
+        if self.label == "predicted":
+            y = tf.argmax(logits(x), axis=-1, output_type=tf.int32)
+        return lambda z: losses.cross_entropy(z, y)
+
+    def _ascend(self, logits, loss, x, key, index):
+        """One run; gives the images and, where restarts or iterate ask for it, their loss."""
+        import tensorflow as tf
+
+        from rst_tf import random
+        from rst_tf.attacks._geometry import NORMS
+        from rst_tf.attacks._losses import value_and_gradient
+
+        ball = NORMS[self.norm]
+        step_size = 2.5 * self.epsilon / self.steps if self.step_size is None else self.step_size
+        if self.start == "uniform":
+            start = ball.start(x, self.epsilon, key, index)
+        elif self.start == "gaussian":
+            noise = 0.001 * random.example_normal(key, index, x.shape[1:])
+            start = ball.project(x + noise, x, self.epsilon)
+        else:
+            start = x
+        compare = self.iterate == "best" or self.restarts > 1
+        lowest = tf.fill([tf.shape(x)[0]], -float("inf"))
+
+        def step(i, now, best, highest):
+            value, gradient, _ = value_and_gradient(logits, loss, now)
+            if self.iterate == "best":
+                best, highest = _better(now, value, best, highest)
+            moved = now + step_size * ball.direction(gradient)
+            return i + 1, ball.project(moved, x, self.epsilon), best, highest
+
+        _, last, best, highest = tf.while_loop(
+            lambda i, *_: i < self.steps,
+            step,
+            (tf.constant(0), start, start, lowest),
+            maximum_iterations=self.steps,
+        )
+        if not compare:
+            return last, highest
+        value = loss(logits(last))
+        if self.iterate == "last":
+            return last, value
+        return _better(last, value, best, highest)
+
+
+def _better(now, value, best, highest):
+    import tensorflow as tf
+
+    higher = value > highest
+    return tf.where(_like(higher, now), now, best), tf.where(higher, value, highest)
+
+
+def _like(flags, x):
+    import tensorflow as tf
+
+    return tf.reshape(flags, [-1] + [1] * (len(x.shape) - 1))

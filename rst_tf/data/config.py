@@ -1,0 +1,78 @@
+"""The configuration of the data; its fields are the flags under `--data`."""
+
+import logging
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from rst_tf.data import sources
+from rst_tf.data.dividing import divide
+from rst_tf.data.splits import Splits
+
+Order = Literal["stratified", "first", "last"]
+Augment = Literal["none", "flip", "crop_flip"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which images to use and how to split and augment them.
+
+    An official test part is always kept as the test split. Where a source has none (`sample`,
+    a folder of class folders), 10 % of it are drawn, stratified. No trial seed enters: all trials
+    share one split.
+
+    Args:
+        source: `sample` (5,000 real MNIST digits, no download: 4,000/500/500), `npz:PATH`
+            (arrays x_train, y_train, x_test, y_test), `folder:PATH` (PATH/train/CLASS/*.png and
+            PATH/test/CLASS/*.png, or `val` or `validation` for `test`; or only PATH/CLASS/*.png),
+            or a TensorFlow Datasets name such as `mnist` (held in memory).
+        validation: Part of the training images that is held out to choose by: a fraction in
+            (0, 1) or a count. Where the test part is drawn too, a fraction of both together.
+        validation_from: `stratified` draws it, class by class; `first` and `last` take that end
+            in the order of the source (TensorFlow Datasets store an order of their own).
+        split_seed: Seed of everything drawn here, and of nothing else.
+        augment: `none`, `flip` (left-right, one half of the time) or `crop_flip` (a random window
+            of the zero-padded image as well), for training only.
+        pad: Pixels of zero padding on each side for `crop_flip`.
+        image_size: Height and width in pixels; images are scaled to cover the square, then
+            cropped to its centre. Needed where a folder or dataset has images of several sizes.
+        train_limit: Keep only so many training examples, drawn stratified; none keeps all.
+    """
+
+    source: str = "sample"
+    validation: float = 0.1
+    validation_from: Order = "stratified"
+    split_seed: int = 0
+    augment: Augment = "none"
+    pad: int = 4
+    image_size: int | None = None
+    train_limit: int | None = None
+
+    def __post_init__(self):
+        for name, known in (("validation_from", Order), ("augment", Augment)):
+            if (value := getattr(self, name)) not in get_args(known):
+                raise ValueError(f"{name} must be one of {get_args(known)}; received {value!r}")
+        for name in ("pad", "image_size", "train_limit"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1; received {name}={value}")
+        if self.pad != Data.pad and self.augment != "crop_flip":
+            raise ValueError(
+                f"pad has no effect with augment={self.augment!r}; received pad={self.pad}"
+            )
+
+    def load(self) -> Splits:
+        """Reads the source and divides it.
+
+        Raises:
+            ValueError: The source is unknown, missing or broken, or cannot be divided as asked.
+        """
+        splits = divide(
+            sources.read(self.source, self.image_size),
+            validation=self.validation,
+            validation_from=self.validation_from,
+            split_seed=self.split_seed,
+            train_limit=self.train_limit,
+        )
+        if self.source != "sample":
+            for note in splits.notes:
+                logging.getLogger(__name__).warning("%s: %s", self.source, note)
+        return splits

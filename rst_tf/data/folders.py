@@ -1,0 +1,88 @@
+"""Folders of images, one sub-folder per class."""
+
+from pathlib import Path
+
+import numpy as np
+
+from rst_tf.data.dividing import Parts
+from rst_tf.data.images import SUFFIXES, image_shape
+from rst_tf.data.splits import FileSplit
+
+_VALIDATION = ("val", "validation")
+
+
+def read_folder(root: Path, image_size: int | None) -> Parts:
+    """The parts under `root`; see `Data.source` for the layout.
+
+    With both `test` and `val` (or `validation`), the latter is the validation part.
+    """
+    folders = _folders(root)
+    classes = tuple(_subfolders(folders["train"]))
+    files = {part: _files(root, folder, classes) for part, folder in folders.items()}
+    size = _common_shape(root, [name for names in files.values() for name, _ in names], image_size)
+    splits, start = {}, 0
+    for part, found in files.items():
+        names, labels = zip(*found, strict=True)
+        index = np.arange(start, start + len(names))
+        splits[part] = FileSplit(np.array(labels, np.int32), index, root, names, size)
+        start += len(names)
+    return Parts(splits["train"], splits.get("valid"), splits.get("test"), classes)
+
+
+def _folders(root: Path) -> dict[str, Path]:
+    if not root.is_dir():
+        raise ValueError(f"source folder {root} does not exist")
+    if not (root / "train").is_dir():
+        return {"train": root}
+    found = {"train": root / "train"}
+    validation = [name for name in _VALIDATION if (root / name).is_dir()]
+    if validation:
+        found["valid"] = root / validation[0]
+    if (root / "test").is_dir():
+        found["test"] = root / "test"
+    elif validation:
+        found["test"] = found.pop("valid")
+    return found
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """Names in sorted order, without hidden ones."""
+    names = sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if len(names) < 2:
+        raise ValueError(
+            f"{folder} must hold a folder for each of two classes or more; received {names}"
+        )
+    return names
+
+
+def _files(root: Path, folder: Path, classes: tuple[str, ...]) -> list[tuple[str, int]]:
+    """(path relative to `root`, label) of every image of a part, in sorted order."""
+    if (found := _subfolders(folder)) != list(classes):
+        differ = sorted(set(found) ^ set(classes))
+        raise ValueError(
+            f"{folder} must have the class folders of the training part; "
+            f"they differ in {', '.join(differ)}"
+        )
+    files = []
+    for label, name in enumerate(classes):
+        paths = sorted(p for p in (folder / name).rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not paths:
+            raise ValueError(f"class folder {folder / name} holds no image ({', '.join(SUFFIXES)})")
+        files += [(path.relative_to(root).as_posix(), label) for path in paths]
+    return files
+
+
+def _common_shape(root: Path, names: list[str], image_size: int | None) -> tuple[int, int, int]:
+    """Reads every header, so that a broken file is found before the training."""
+    first = image_shape(root / names[0])
+    channels = 1
+    for name in names:
+        *size, depth = image_shape(root / name)
+        channels = max(channels, depth)
+        if image_size is None and tuple(size) != first[:2]:
+            raise ValueError(
+                f"image_size is needed where images differ in size (height, width): "
+                f"{root / names[0]} has {first[:2]}, {root / name} has {tuple(size)}"
+            )
+    height, width = first[:2] if image_size is None else (image_size, image_size)
+    return height, width, channels

@@ -1,0 +1,151 @@
+"""Batches: element t is a function of (seed, t) alone, so that a run can resume anywhere.
+
+Every epoch is a random order of all examples, made at its start from raw integers.
+(`tf.random.experimental.index_shuffle` would need no order in memory, but it is not a permutation
+for n = 65,537, and at n = 50,000 the classes of a batch of sorted examples vary 11 % less than
+they should.)
+"""
+
+from rst_tf.random import fold, subseed
+
+_FOREVER = 2**62
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """Batches in one pass over `n` examples; the last one may be smaller."""
+    return -(-n // batch_size)
+
+
+def batches(
+    split,
+    batch_size: int,
+    *,
+    seed: int,
+    augment: str = "none",
+    pad: int = 4,
+    first_step: int = 0,
+    steps: int | None = None,
+):
+    """Shuffled training batches, epoch after epoch.
+
+    Every epoch holds every example once, in batches of `batch_size` and a last one of what
+    remains. The order depends on (seed, epoch); the crop and flip of an example on (seed, epoch,
+    its index), whatever the batch size.
+
+    Args:
+        split: A `Split`.
+        batch_size: Examples per batch.
+        seed: Seed of order and augmentation.
+        augment: `none`, `flip` or `crop_flip`; see `Data`.
+        pad: Pixels of zero padding on each side for `crop_flip`.
+        first_step: Number of the first batch: k gives what would follow k batches.
+        steps: Batches to give; None never ends.
+
+    Returns:
+        A `tf.data.Dataset` of `({"image": float32 [B, H, W, C] in [0, 1], "index": int64 [B]},
+        int32 [B])`.
+    """
+    import tensorflow as tf
+
+    _check_batches(batch_size, augment, pad, first_step, steps)
+    n, last_epoch_step = len(split), steps_per_epoch(len(split), batch_size)
+    first_epoch, offset = divmod(first_step, last_epoch_step)
+    order_seed = subseed(seed, "data/order")
+
+    def rows_of(epoch):
+        order = _order(n, order_seed, epoch)
+        start = tf.where(epoch == first_epoch, tf.constant(offset, tf.int64), 0)
+        numbers = tf.data.Dataset.range(start, last_epoch_step)
+        return numbers.map(lambda t: (order[t * batch_size : (t + 1) * batch_size], epoch))
+
+    change = _augmentation(augment, pad, subseed(seed, "data/augment")[0])
+    rows = tf.data.Dataset.range(first_epoch, _FOREVER).flat_map(rows_of)
+    rows = rows if steps is None else rows.take(steps)
+    length = tf.data.INFINITE_CARDINALITY if steps is None else steps
+    return _read(split, rows, change).apply(tf.data.experimental.assert_cardinality(length))
+
+
+def evaluation_batches(split, batch_size: int):
+    """All examples once, in order, unaugmented; elements as those of `batches`."""
+    import tensorflow as tf
+
+    _check_batches(batch_size)
+    n = len(split)
+    numbers = tf.data.Dataset.range(steps_per_epoch(n, batch_size))
+
+    def rows_of(t):
+        return tf.range(t * batch_size, tf.minimum((t + 1) * batch_size, n)), tf.zeros([], tf.int64)
+
+    return _read(split, numbers.map(rows_of), _augmentation("none", 0, 0))
+
+
+def _check_batches(batch_size, augment="none", pad=1, first_step=0, steps=None) -> None:
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("pad", pad, 1),
+        ("first_step", first_step, 0),
+        ("steps", steps, 1),
+    ):
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}; received {name}={value}")
+    if augment not in ("none", "flip", "crop_flip"):
+        raise ValueError(f"augment must be none, flip or crop_flip; received {augment!r}")
+
+
+def _order(n: int, order_seed: tuple[int, int], epoch):
+    import tensorflow as tf
+
+    seed = tf.random.experimental.stateless_fold_in(order_seed, epoch, alg="philox")
+    keys = tf.random.stateless_uniform([n], seed, None, None, tf.int64, alg="philox")
+    return tf.argsort(keys, stable=True)
+
+
+def _read(split, rows, change):
+    """Batches of the given (rows, epoch) elements."""
+    import tensorflow as tf
+
+    with tf.device("CPU:0"):
+        labels, index = tf.constant(split.labels), tf.constant(split.index)
+    read = split.reader()
+
+    def element(rows, epoch):
+        identity = tf.gather(index, rows)
+        images = change(read(rows), identity, epoch)
+        if images.dtype == tf.uint8:
+            images = tf.cast(images, tf.float32) / 255.0
+        return {"image": images, "index": identity}, tf.gather(labels, rows)
+
+    options = tf.data.Options()
+    options.deterministic = True
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    calls = tf.data.AUTOTUNE if split.parallel else None
+    return (
+        rows.map(element, num_parallel_calls=calls).prefetch(tf.data.AUTOTUNE).with_options(options)
+    )
+
+
+def _augmentation(augment: str, pad: int, key: int):
+    """A function of (images [B, H, W, C], index [B], epoch) that gives images like them."""
+    import tensorflow as tf
+
+    if augment == "none":
+        return lambda images, index, epoch: images
+    pad = pad if augment == "crop_flip" else 0
+    offsets = tf.constant(2 * pad + 1, tf.uint32)
+
+    def change(images, index, epoch):
+        _, height, width, channels = images.shape
+        example = fold(fold(key, epoch), index)
+        down = tf.cast(fold(example, 0) % offsets, tf.int32)[:, tf.newaxis]
+        right = tf.cast(fold(example, 1) % offsets, tf.int32)[:, tf.newaxis]
+        flipped = fold(example, 2)[:, tf.newaxis] < tf.constant(2**31, tf.uint32)
+        column = tf.range(width)
+        rows = down + tf.range(height)
+        columns = right + tf.where(flipped, width - 1 - column, column)
+        padded = tf.pad(images, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
+        across = tf.gather(padded, columns, axis=2, batch_dims=1)
+        return tf.ensure_shape(
+            tf.gather(across, rows, axis=1, batch_dims=1), (None, height, width, channels)
+        )
+
+    return change

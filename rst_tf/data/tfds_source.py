@@ -1,0 +1,69 @@
+"""Image classification data sets of TensorFlow Datasets, read into memory."""
+
+import difflib
+
+import numpy as np
+
+from rst_tf.data.images import resized
+
+_ROLES = {"train": "train", "validation": "valid", "test": "test"}
+
+
+def read_tfds(name: str, image_size: int | None) -> tuple[dict, tuple[str, ...]]:
+    """`{"train": (x, y), "valid": ..., "test": ...}` as far as the set has them, and class names.
+
+    Where it has no part named test, its validation part is the test part.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = _builder(name)
+    features, supervised = builder.info.features, builder.info.supervised_keys
+    if not (
+        supervised
+        and isinstance(features[supervised[0]], tfds.features.Image)
+        and isinstance(features[supervised[1]], tfds.features.ClassLabel)
+    ):
+        raise ValueError(f"source {name!r} must map one image to one label; received {supervised}")
+    shape = features[supervised[0]].shape
+    if image_size is None and None in shape:
+        raise ValueError(f"image_size is needed: images of {name!r} have several sizes {shape}")
+    builder.download_and_prepare()
+    parts = {
+        role: _arrays(builder, part, image_size)
+        for part, role in _ROLES.items()
+        if part in builder.info.splits
+    }
+    if "train" not in parts:
+        raise ValueError(
+            f"source {name!r} must have a part named train; "
+            f"received {', '.join(builder.info.splits)}"
+        )
+    if "test" not in parts and "valid" in parts:
+        parts["test"] = parts.pop("valid")
+    return parts, tuple(features[supervised[1]].names)
+
+
+def _builder(name: str):
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name)
+    except tfds.core.registered.DatasetNotFoundError:
+        known = ["sample", *tfds.list_builders(with_community_datasets=False)]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise ValueError(
+        f"unknown source {name!r}{hint} (known: sample, npz:PATH, folder:PATH and the names of "
+        "TensorFlow Datasets)"
+    )
+
+
+def _arrays(builder, part: str, image_size: int | None) -> tuple[np.ndarray, np.ndarray]:
+    import tensorflow_datasets as tfds
+
+    examples = builder.as_dataset(split=part, as_supervised=True, shuffle_files=False)
+    if image_size is None:
+        pieces = list(tfds.as_numpy(examples.batch(1024)))
+        return tuple(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+    pairs = [(resized(image, image_size), label) for image, label in tfds.as_numpy(examples)]
+    return tuple(np.stack(arrays) for arrays in zip(*pairs, strict=True))

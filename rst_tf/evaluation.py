@@ -1,0 +1,134 @@
+"""How right a network is, clean and under attack, with measures of its own."""
+
+import dataclasses
+
+import numpy as np
+
+from rst_tf.attacks.attack import Attack, logits_of
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an evaluation found, per example.
+
+    Attributes:
+        loss: Cross-entropy of the clean images, [n].
+        correct: Clean image classified right, bool [n].
+        robust_loss: Cross-entropy of the adversarial images, [n]; None without an attack.
+        robust: Adversarial image classified right, bool [n]; None without an attack.
+    """
+
+    loss: np.ndarray
+    correct: np.ndarray
+    robust_loss: np.ndarray | None = None
+    robust: np.ndarray | None = None
+
+    @property
+    def accuracy(self) -> float:
+        """Share of clean images classified right."""
+        return float(self.correct.mean())
+
+    @property
+    def robust_accuracy(self) -> float | None:
+        """Share of adversarial images classified right; None without an attack."""
+        return None if self.robust is None else float(self.robust.mean())
+
+
+class Evaluator:
+    """Evaluates one model under one attack; compiled once, whatever the number of images.
+
+    Args:
+        model: Keras model or callable from images to logits.
+        attack: Attack to evaluate under, or None for clean accuracy alone.
+        seed: Keys the attack's random starts, with each example's index.
+        batch_size: Images at a time; it does not change the result beyond rounding.
+    """
+
+    def __init__(self, model, attack: Attack | None = None, *, seed: int = 0, batch_size=500):
+        import tensorflow as tf
+
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; received batch_size={batch_size!r}")
+        self.attack, self.seed, self.batch_size = attack, seed, batch_size
+        logits = logits_of(model)
+
+        @tf.function(reduce_retracing=True)
+        def measure(x, y, index):
+            clean = logits(x)
+            if attack is None:
+                return *_judged(clean, y), *_judged(clean, y)
+            x_adv = attack(logits, x, y, seed=seed, index=index)
+            return *_judged(clean, y), *_judged(logits(x_adv), y)
+
+        self._measure = measure
+
+    def __call__(self, x, y, index=None) -> Evaluation:
+        """Evaluates.
+
+        Args:
+            x: Images [n, ...] in [0, 1].
+            y: Integer labels [n].
+            index: Identities of the examples, [n]; 0..n-1 if not given.
+
+        Raises:
+            ValueError: Images outside [0, 1], labels out of range or not integers, lengths that
+                differ, no images, or logits that are not finite.
+        """
+        x, y = np.asarray(x, np.float32), np.asarray(y)
+        _check(x, y)
+        index = np.arange(len(x)) if index is None else np.asarray(index)
+        parts = []
+        for first in range(0, len(x), self.batch_size):
+            batch = slice(first, first + self.batch_size)
+            n = len(x[batch])
+            filled = [_filled(a[batch], self.batch_size) for a in (x, y.astype(np.int32), index)]
+            parts.append([np.asarray(t)[:n] for t in self._measure(*filled)])
+        loss, correct, robust_loss, robust = (np.concatenate(p) for p in zip(*parts, strict=True))
+        if not np.isfinite(loss).all():
+            raise ValueError(f"logits are not finite for {int((~np.isfinite(loss)).sum())} images")
+        if self.attack is None:
+            return Evaluation(loss, correct)
+        return Evaluation(loss, correct, robust_loss, robust)
+
+
+def evaluate(model, x, y, attack: Attack | None = None, *, seed=0, batch_size=500) -> Evaluation:
+    """Clean and, with an attack, robust accuracy of a model; see `Evaluator`."""
+    return Evaluator(model, attack, seed=seed, batch_size=batch_size)(x, y)
+
+
+def accuracy(model, x, y, *, batch_size=500) -> float:
+    """Share of images [n, ...] in [0, 1] classified right."""
+    return evaluate(model, x, y, batch_size=batch_size).accuracy
+
+
+def robust_accuracy(model, x, y, attack: Attack, *, seed=0, batch_size=500) -> float:
+    """Share of images still classified right under an attack."""
+    return evaluate(model, x, y, attack, seed=seed, batch_size=batch_size).robust_accuracy
+
+
+def _judged(logits, y):
+    import tensorflow as tf
+
+    from rst_tf.attacks._losses import cross_entropy
+
+    classes = logits.shape[-1]
+    inside = tf.debugging.Assert(tf.reduce_all(y < classes), ["label beyond", classes, "classes"])
+    with tf.control_dependencies([inside]):
+        return cross_entropy(logits, y), tf.argmax(logits, -1, output_type=tf.int32) == y
+
+
+def _filled(batch: np.ndarray, size: int) -> np.ndarray:
+    """The batch padded with its first row to a fixed size, so that nothing is traced twice."""
+    missing = size - len(batch)
+    return np.concatenate([batch, np.repeat(batch[:1], missing, axis=0)]) if missing else batch
+
+
+def _check(x: np.ndarray, y: np.ndarray) -> None:
+    if len(x) == 0 or len(x) != len(y):
+        raise ValueError(f"x and y must be of one length above 0; received {len(x)} and {len(y)}")
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(f"y must be integer labels [n]; received {y.dtype} of shape {y.shape}")
+    if not (x.min() >= 0 and x.max() <= 1):
+        raise ValueError(f"x must be images in [0, 1]; received {x.min()} to {x.max()}")
+    if y.min() < 0:
+        raise ValueError(f"y must be labels from 0; received {y.min()}")

@@ -1,0 +1,306 @@
+"""Keras layers whose kernel is multiplied by a stored mask.
+
+A mixin enters at one seam: the attribute from which a Keras layer reads its kernel. Reading it
+gives `kernel * mask`; the stored kernel is never changed by pruning. With `search=True` the kernel
+is frozen, `scores` are trained, and the mask keeps the weights with the largest |score|.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from rst_tf import masks
+
+_package = keras.saving.register_keras_serializable(package="rst_tf")
+_formed = threading.local()
+
+
+class MaskedVariable:
+    """One kernel of a masked layer with its mask and, in a search, its scores.
+
+    Attributes:
+        name: `layer name/kernel`.
+        kernel: The stored variable, never zeroed.
+        mask: Float variable of 0 and 1, of the kernel's shape with 1 along the axes of a group.
+        scores: Trainable variable of the mask's shape, or None.
+    """
+
+    def __init__(self, layer, attribute, kernel, mask, scores, spatial_axes, output_axes):
+        self.layer, self.attribute = layer, attribute
+        self.kernel, self.mask, self.scores = kernel, mask, scores
+        self.spatial_axes, self.output_axes = spatial_axes, output_axes
+
+    @property
+    def name(self) -> str:
+        """Layer and attribute, for people."""
+        return f"{self.layer.name}/{self.attribute}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Kernel shape."""
+        return tuple(self.kernel.shape)
+
+    @property
+    def kept(self) -> int:
+        """In a search: how many groups the density keeps."""
+        return masks.count(int(np.prod(self.mask.shape)), self.layer.density, self.layer.count)
+
+    def effective(self):
+        """`kernel * mask`; in a search with the straight-through gradient to the scores."""
+        if self.scores is None:
+            return self.kernel * self.mask
+        return self.kernel * masks.straight_through(self.mask, self.scores)
+
+    def refresh(self) -> None:
+        """In a search: forms the mask anew from the scores. Call it whenever they moved."""
+        self.mask.assign(masks.select_in_graph(self.scores.value, self.kept))
+
+    def check(self) -> None:
+        """Raises RuntimeError if the stored mask is not the one that the scores ask for."""
+        if self.scores is not None:
+            wanted = masks.select(self.scores.numpy(), self.kept)
+            wrong = int((wanted != (self.mask.numpy() > 0)).sum())
+            if wrong:
+                raise RuntimeError(
+                    f"mask of {self.name} differs from its scores in {wrong} places: the scores "
+                    "moved without a refresh; train with RobustTrainer or call refresh()"
+                )
+
+
+class MaskedKernel:
+    """Mixin for a Keras layer: masks its kernels.
+
+    Args:
+        granularity: What one mask entry covers: element, row, kernel or filter.
+        search: Freeze the kernels and train scores instead.
+        density: In a search, the fraction of each kernel kept, in (0, 1].
+        count: In a search, how the density becomes a number: nearest, rst, plus_one, floor.
+    """
+
+    kernel_attributes: tuple[str, ...] = ("kernel",)
+
+    def __init__(
+        self, *args, granularity="element", search=False, density=1.0, count="nearest", **kwargs
+    ):
+        masks.check_density(density)
+        if density != 1 and not search:
+            raise ValueError(
+                f"density={density!r} has an effect only with search=True; prune a ticket instead"
+            )
+        super().__init__(*args, **kwargs)
+        self.granularity = granularity
+        self.search = search
+        self.density = density
+        self.count = count
+        self.masked: dict[str, MaskedVariable] = {}
+
+    def add_weight(self, *args, **kwargs):
+        """As in Keras; in a search all but scores are created frozen, and so stay for good."""
+        if self.search and not str(kwargs.get("name")).endswith("scores"):
+            kwargs["trainable"] = False
+        return super().add_weight(*args, **kwargs)
+
+    def build(self, input_shape):
+        """Builds the layer, then a mask (and scores) for each kernel."""
+        super().build(input_shape)
+        formed = {name: self._add_mask(name) for name in self.kernel_attributes}
+        self.masked = formed
+        for masked in formed.values():
+            if masked.scores is not None:
+                masked.refresh()
+
+    def _add_mask(self, attribute: str) -> MaskedVariable:
+        kernel = getattr(self, "_" + attribute)
+        spatial, outputs = self.kernel_axes(attribute, kernel.shape)
+        shape = masks.group_shape(kernel.shape, self.granularity, spatial, outputs)
+        prefix = attribute.removesuffix("kernel")
+        mask = self.add_weight(
+            name=prefix + "mask",
+            shape=shape,
+            initializer="ones",
+            trainable=False,
+            aggregation="only_first_replica",
+        )
+        scores = None
+        if self.search:
+            bound = 1 / np.sqrt(np.prod(shape) / np.prod([shape[axis] for axis in outputs]))
+            scores = self.add_weight(
+                name=prefix + "scores",
+                shape=shape,
+                initializer=keras.initializers.RandomUniform(-bound, bound),
+            )
+        return MaskedVariable(self, attribute, kernel, mask, scores, spatial, outputs)
+
+    def kernel_axes(self, attribute: str, shape: Sequence[int]):
+        """Spatial and output axes of a kernel: output is last, the last two are channels."""
+        del attribute
+        rank = len(shape)
+        return tuple(range(rank - 2)), (rank - 1,)
+
+    def enable_lora(self, *args, **kwargs):
+        """Not available: a low-rank update would bypass the mask."""
+        raise NotImplementedError("LoRA bypasses the mask; bake the network first (rst.baked)")
+
+    def quantize(self, *args, **kwargs):
+        """Not available: quantised kernels bypass the mask."""
+        raise NotImplementedError("quantise the baked network instead (rst.baked)")
+
+    def get_config(self):
+        """The layer's configuration and the mask's."""
+        return {
+            **super().get_config(),
+            "granularity": self.granularity,
+            "search": self.search,
+            "density": self.density,
+            "count": self.count,
+        }
+
+    def save_own_variables(self, store):
+        """Stores every variable in order of creation; refuses a stale mask."""
+        for masked in self.masked.values():
+            masked.check()
+        keras.layers.Layer.save_own_variables(self, store)
+
+    def load_own_variables(self, store):
+        """Reads what `save_own_variables` wrote."""
+        keras.layers.Layer.load_own_variables(self, store)
+
+
+def _kernel_seam(attribute: str) -> property:
+    stored = "_" + attribute
+
+    def read(self):
+        formed = _formed.__dict__.get("kernels", {}).get((id(self), attribute))
+        if formed is not None:
+            return ops.cast(formed, self.compute_dtype)
+        masked = self.masked.get(attribute)
+        return getattr(self, stored) if masked is None else masked.effective()
+
+    def write(self, value):
+        setattr(self, stored, value)
+
+    return property(read, write, doc=f"The masked {attribute} (the stored one is `{stored}`).")
+
+
+@_package
+class MaskedDense(MaskedKernel, keras.layers.Dense):
+    """`keras.layers.Dense` with a masked kernel; see `MaskedKernel` for the extra arguments."""
+
+    kernel = _kernel_seam("kernel")
+
+
+@_package
+class MaskedConv1D(MaskedKernel, keras.layers.Conv1D):
+    """`keras.layers.Conv1D` with a masked kernel; see `MaskedKernel`."""
+
+    kernel = _kernel_seam("kernel")
+
+
+@_package
+class MaskedConv2D(MaskedKernel, keras.layers.Conv2D):
+    """`keras.layers.Conv2D` with a masked kernel; see `MaskedKernel`."""
+
+    kernel = _kernel_seam("kernel")
+
+
+@_package
+class MaskedDepthwiseConv2D(MaskedKernel, keras.layers.DepthwiseConv2D):
+    """`keras.layers.DepthwiseConv2D` with a masked kernel; a filter is one channel's kernel."""
+
+    kernel = _kernel_seam("kernel")
+
+    def kernel_axes(self, attribute, shape):
+        """Both trailing axes (input channel, multiplier) index outputs."""
+        return (0, 1), (2, 3)
+
+
+@_package
+class MaskedSeparableConv2D(MaskedKernel, keras.layers.SeparableConv2D):
+    """`keras.layers.SeparableConv2D` with both kernels masked."""
+
+    kernel_attributes = ("depthwise_kernel", "pointwise_kernel")
+    depthwise_kernel = _kernel_seam("depthwise_kernel")
+    pointwise_kernel = _kernel_seam("pointwise_kernel")
+
+    def kernel_axes(self, attribute, shape):
+        """As a depthwise kernel, then as an ordinary one."""
+        return (0, 1), ((2, 3) if attribute == "depthwise_kernel" else (3,))
+
+
+@_package
+class MaskedEinsumDense(MaskedKernel, keras.layers.EinsumDense):
+    """`keras.layers.EinsumDense` with a masked kernel; a filter spans the contracted axes."""
+
+    kernel = _kernel_seam("kernel")
+
+    def kernel_axes(self, attribute, shape):
+        """Output axes are those whose letter stands in the equation's result."""
+        operands, result = self.equation.replace("...", "").split("->")
+        letters = operands.split(",")[1]
+        return (), tuple(axis for axis, letter in enumerate(letters) if letter in result)
+
+
+MASKED_CLASS = {
+    keras.layers.Dense: MaskedDense,
+    keras.layers.Conv1D: MaskedConv1D,
+    keras.layers.Conv2D: MaskedConv2D,
+    keras.layers.DepthwiseConv2D: MaskedDepthwiseConv2D,
+    keras.layers.SeparableConv2D: MaskedSeparableConv2D,
+    keras.layers.EinsumDense: MaskedEinsumDense,
+}
+"""Which masked class stands for which Keras class (exact types, no subclasses)."""
+
+
+def walk(network) -> Iterator[keras.layers.Layer]:
+    """A network and all its sublayers in traversal order, each once."""
+    seen, stack = set(), [network]
+    while stack:
+        layer = stack.pop()
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            yield layer
+            stack.extend(reversed(layer._layers))  # Keras' list of direct sublayers, in order
+
+
+def masked_layers(network) -> list[MaskedKernel]:
+    """The masked layers of a network in traversal order, each once."""
+    return [layer for layer in walk(network) if isinstance(layer, MaskedKernel)]
+
+
+def masked_kernels(network) -> list[MaskedVariable]:
+    """The masked kernels of a network in traversal order; ValueError if it has none."""
+    found = [masked for layer in masked_layers(network) for masked in layer.masked.values()]
+    if not found:
+        raise ValueError(
+            f"network {network.name!r} has no masked layers, or is not built; "
+            "use rst.masked(model) or build it with masked layers"
+        )
+    return found
+
+
+def trained_variables(network) -> list:
+    """What a training step moves: the scores if the network has any, else what is trainable."""
+    scores = [m.scores for layer in masked_layers(network) for m in layer.masked.values()]
+    return [s for s in scores if s is not None] or network.trainable_variables
+
+
+@contextlib.contextmanager
+def kernels_formed_once(network) -> Iterator[None]:
+    """Within this context `kernel * mask` is formed once, not at every call of the network.
+
+    For the loop of an attack, during which neither changes. No gradient reaches the weights.
+    """
+    layers = masked_layers(network)
+    _formed.kernels = {
+        (id(layer), name): ops.stop_gradient(masked.effective())
+        for layer in layers
+        for name, masked in layer.masked.items()
+    }
+    try:
+        yield
+    finally:
+        _formed.kernels = {}

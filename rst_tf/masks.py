@@ -1,0 +1,253 @@
+"""What is kept: criteria, allocations, counts and exact selection. Pure functions, no state.
+
+A *criterion* gives each weight an importance, `granularity` sums it over groups of weights, an
+*allocation* turns a fraction into a number of groups per layer, and *selection* keeps exactly
+that many. Ties go to the later position in row-major order; where more than 1 % of a layer ties
+at the threshold they are ordered by a hash of the position instead, so that no corner of a kernel
+is favoured.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from absl import logging
+
+from rst_tf import random
+from rst_tf.registry import Registry, unknown
+
+Granularity = Literal["element", "row", "kernel", "filter"]
+Count = Literal["nearest", "rst", "plus_one", "floor"]
+
+CRITERIA = Registry("criterion")
+ALLOCATIONS = Registry("allocation")
+
+_TIED = 0.01
+
+
+def count(n: int, density: float, rule: Count = "nearest") -> int:
+    """How many of `n` weights a density keeps; never below 1.
+
+    Args:
+        n: Number of weights (or groups), at least 1.
+        density: Fraction kept, in (0, 1].
+        rule: `nearest` rounds half to even; `rst` is n - int((1-density) n) (Fu et al. 2021);
+            `plus_one` removes one more than nearest (Cosentino et al. 2019); `floor` truncates.
+    """
+    check_density(density)
+    if density == 1 and rule != "plus_one":
+        return n
+    rules = {
+        "nearest": lambda: round(density * n),
+        "rst": lambda: n - int((1 - density) * n),
+        "plus_one": lambda: n - round((1 - density) * n) - 1,
+        "floor": lambda: int(density * n),
+    }
+    if rule not in rules:
+        raise ValueError(unknown("count", rule, list(rules)))
+    return max(1, rules[rule]())
+
+
+def check_density(density: float, argument: str = "density") -> None:
+    """Raises ValueError unless `density` is a fraction kept, in (0, 1]."""
+    if not 0 < density <= 1:
+        raise ValueError(f"{argument} must be in (0, 1]; received {argument}={density!r}")
+
+
+def group_shape(
+    shape: Sequence[int],
+    granularity: Granularity,
+    spatial_axes: Sequence[int],
+    output_axes: Sequence[int],
+) -> tuple[int, ...]:
+    """Shape of the mask of a kernel: axes that a group spans become 1.
+
+    Args:
+        shape: Kernel shape.
+        granularity: `element`; `row` spans the last spatial axis; `kernel` all spatial axes;
+            `filter` all but the output axes. Without spatial axes row and kernel equal element.
+        spatial_axes: Axes that slide over the input.
+        output_axes: Axes that index output channels.
+    """
+    spanned = {
+        "element": (),
+        "row": tuple(spatial_axes)[-1:],
+        "kernel": tuple(spatial_axes),
+        "filter": tuple(axis for axis in range(len(shape)) if axis not in output_axes),
+    }
+    if granularity not in spanned:
+        raise ValueError(unknown("granularity", granularity, list(spanned)))
+    return tuple(1 if axis in spanned[granularity] else n for axis, n in enumerate(shape))
+
+
+def grouped(importance: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Importance of each group: the sum over the axes where `shape` is 1."""
+    axes = tuple(i for i, (n, g) in enumerate(zip(importance.shape, shape, strict=True)) if g < n)
+    return importance.sum(axis=axes, keepdims=True, dtype=np.float32) if axes else importance
+
+
+# ---------------------------------------------------------------- criteria
+
+
+@CRITERIA.register("magnitude")
+def magnitude(kernel: np.ndarray, *, seed: int, layer: int) -> np.ndarray:
+    """|w|: the L1 norm of each group (Han et al. 2015)."""
+    del seed, layer
+    return np.abs(kernel)
+
+
+@CRITERIA.register("random")
+def random_importance(kernel: np.ndarray, *, seed: int, layer: int) -> np.ndarray:
+    """Uniform noise: a random mask of the same size, the usual control."""
+    return random.uniform(kernel.shape, seed, "criterion", layer).astype(np.float32)
+
+
+# ---------------------------------------------------------------- allocations
+
+
+@ALLOCATIONS.register("layerwise")
+def layerwise(
+    importances: Sequence[np.ndarray],
+    alive: Sequence[np.ndarray],
+    bases: Sequence[int],
+    fractions: Sequence[float],
+    rule: Count,
+) -> list[int]:
+    """Each layer keeps its own fraction of its own base.
+
+    Args:
+        importances: Per layer, importance of each group.
+        alive: Per layer, True where a group may be kept.
+        bases: Per layer, the number the fraction refers to: all groups, or the surviving ones.
+        fractions: Per layer, fraction kept.
+        rule: How a fraction becomes a number.
+
+    Returns:
+        Per layer, the number of groups to keep.
+    """
+    del importances, alive
+    return [count(n, fraction, rule) for n, fraction in zip(bases, fractions, strict=True)]
+
+
+@ALLOCATIONS.register("global")
+def across_layers(importances, alive, bases, fractions, rule) -> list[int]:
+    """One threshold for the whole network; arguments as in `layerwise`, one common fraction.
+
+    Groups of unequal size (structured granularities) compete by importance per weight of the
+    group only if their criterion says so; the published systems rank elements.
+    """
+    if len(set(fractions)) != 1:
+        raise ValueError(
+            f"allocation='global' takes one fraction for the network; received {list(fractions)}"
+        )
+    kept = count(sum(bases), fractions[0], rule)
+    flat = np.concatenate([i.ravel() for i in importances])
+    mask = select(flat, kept, np.concatenate([a.ravel() for a in alive]))
+    ends = np.cumsum([a.size for a in alive])[:-1]
+    return [int(part.sum()) for part in np.split(mask, ends)]
+
+
+# ---------------------------------------------------------------- selection
+
+
+def select(importance: np.ndarray, kept: int, alive: np.ndarray | None = None) -> np.ndarray:
+    """Keeps exactly `kept` of the most important entries.
+
+    Args:
+        importance: Float array of any shape; its absolute value ranks.
+        kept: How many to keep, from 0 to the number of alive entries.
+        alive: Optional bool array of that shape; False entries are never kept.
+
+    Returns:
+        Bool array of that shape with `kept` entries True.
+    """
+    importance = np.asarray(importance, np.float32)
+    if np.isnan(importance).any():
+        raise ValueError("importance has NaN entries; they cannot be ranked")
+    keys = np.abs(importance).ravel().view(np.int32).astype(np.int64)
+    if alive is not None:
+        keys[~np.asarray(alive, bool).ravel()] = -1
+    available = int((keys >= 0).sum())
+    if not 0 <= kept <= available:
+        raise ValueError(f"kept must be between 0 and {available}; received kept={kept}")
+    mask = np.zeros(keys.size, bool)
+    if kept:
+        threshold = np.partition(keys, keys.size - kept)[keys.size - kept]
+        mask = keys > threshold
+        tied = np.flatnonzero(keys == threshold)
+        needed = kept - int(mask.sum())
+        mask[_tail(tied, needed, keys.size)] = True
+    return mask.reshape(importance.shape)
+
+
+def _tail(tied: np.ndarray, needed: int, size: int) -> np.ndarray:
+    if needed < tied.size and tied.size > _TIED * size:
+        logging.log_first_n(
+            logging.INFO,
+            "%d of %d importances tie at the threshold; a hash of the position decides among them",
+            1,
+            tied.size,
+            size,
+        )
+        tied = tied[np.argsort(random.mix(tied.astype(np.uint32)))]
+    return tied[tied.size - needed :]
+
+
+def select_in_graph(scores, kept: int):
+    """`select` as graph operations with static shapes: also under XLA, also on a GPU.
+
+    Bisection over the bits of |scores|: 31 counts instead of a sort.
+
+    Args:
+        scores: Float32 tensor of any shape.
+        kept: How many to keep, from 1 to the number of scores.
+
+    Returns:
+        Float32 tensor of that shape, `kept` ones and otherwise zeros: the mask `select` gives.
+    """
+    import tensorflow as tf
+
+    flat = tf.reshape(scores, [-1])
+    bits = tf.bitcast(tf.abs(flat), tf.int32)
+    threshold = _kth_largest(bits, kept, 31)
+    above, tied = bits > threshold, bits == threshold
+    needed = kept - tf.math.count_nonzero(above, dtype=tf.int32)
+    number = tf.math.count_nonzero(tied, dtype=tf.int32)
+    position = tf.range(1, flat.shape[0] + 1, dtype=tf.int32)
+
+    def by_position():
+        return position
+
+    def by_hash():
+        return tf.argsort(tf.argsort(tf.cast(random.mix_in_graph(position - 1), tf.int64))) + 1
+
+    many = (needed < number) & (number > math.floor(_TIED * flat.shape[0]))
+    order = tf.where(tied, tf.cond(many, by_hash, by_position), 0)
+    last = _kth_largest(order, needed, 31)
+    return tf.reshape(tf.cast(above | (tied & (order >= last)), tf.float32), scores.shape)
+
+
+def _kth_largest(keys, k, bits: int):
+    """The k-th largest of non-negative int32 keys, found bit by bit."""
+    import tensorflow as tf
+
+    def step(bit, best):
+        candidate = best | tf.bitwise.left_shift(1, bit)
+        enough = tf.math.count_nonzero(keys >= candidate, dtype=tf.int32) >= k
+        return bit - 1, tf.where(enough, candidate, best)
+
+    start = (tf.constant(bits - 1), tf.constant(0))
+    return tf.while_loop(lambda bit, _: bit >= 0, step, start, maximum_iterations=bits)[1]
+
+
+def straight_through(mask, scores):
+    """The mask's value with the gradient of |scores| (Ramanujan et al. 2020).
+
+    Multiplying a frozen kernel w by it gives dL/dscores = dL/dw_eff * w * sign(scores), for kept
+    and pruned weights alike.
+    """
+    from keras import ops
+
+    size = ops.abs(scores)
+    return mask + (size - ops.stop_gradient(size))

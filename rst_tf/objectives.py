@@ -1,0 +1,195 @@
+"""What a network is trained on: frozen dataclasses that perturb a batch and make its loss."""
+
+import dataclasses
+from typing import Any, Literal, NamedTuple
+
+from rst_tf.attacks.attack import Attack
+from rst_tf.registry import Registry, choices, unknown
+
+NormMode = Literal["eval", "batch", "update"]
+
+
+class Outcome(NamedTuple):
+    """Loss of each example, [n], and the logits seen on the way (None where not computed)."""
+
+    loss: Any
+    clean: Any = None
+    adversarial: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Base of all objectives.
+
+    Args:
+        label_smoothing: Mass spread evenly over all classes, in [0, 1).
+    """
+
+    label_smoothing: float = dataclasses.field(default=0.0, kw_only=True)
+
+    def __post_init__(self):
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                "label_smoothing must be in [0, 1); received "
+                f"label_smoothing={self.label_smoothing!r}"
+            )
+
+    @property
+    def training_attack(self) -> Attack | None:
+        """The attack of the threat model trained for, or None."""
+        return None
+
+    def perturb(self, network, x, y, seed, index):
+        """Adversarial images for the batch, gradient stopped; None if the objective needs none."""
+        del network, x, y, seed, index
+
+    def loss(self, network, x, x_adv, y) -> Outcome:
+        """Runs the network in training mode on what the objective trains on."""
+        raise NotImplementedError
+
+    def _cross_entropy(self, logits, y):
+        import tensorflow as tf
+
+        from rst_tf.attacks._losses import cross_entropy
+
+        hard = cross_entropy(logits, y)
+        if not self.label_smoothing:
+            return hard
+        uniform = -tf.reduce_mean(tf.nn.log_softmax(tf.cast(logits, tf.float32)), axis=-1)
+        return (1 - self.label_smoothing) * hard + self.label_smoothing * uniform
+
+
+OBJECTIVES = choices(Objective, Registry("objective"))
+
+
+@OBJECTIVES.register("natural")
+@dataclasses.dataclass(frozen=True)
+class Natural(Objective):
+    """Cross-entropy of the clean images.
+
+    Args:
+        label_smoothing: Mass spread evenly over all classes, in [0, 1).
+    """
+
+    def loss(self, network, x, x_adv, y):
+        """CE(f(x), y)."""
+        del x_adv
+        clean = network(x, training=True)
+        return Outcome(self._cross_entropy(clean, y), clean=clean)
+
+
+@OBJECTIVES.register("adversarial")
+@dataclasses.dataclass(frozen=True)
+class Adversarial(Objective):
+    """Cross-entropy of adversarial images (Madry et al. 2018).
+
+    Args:
+        attack: Makes the adversarial images.
+        norm_mode: Normalisation statistics while the attack runs: eval (running ones), batch, or
+            update (the batch's, and every attack step moves the running ones, as the published
+            codes do).
+        label_smoothing: Mass spread evenly over all classes, in [0, 1).
+    """
+
+    attack: Attack
+    norm_mode: NormMode = dataclasses.field(default="eval", kw_only=True)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.norm_mode not in ("eval", "batch", "update"):
+            raise ValueError(unknown("norm_mode", self.norm_mode, ["eval", "batch", "update"]))
+
+    @property
+    def training_attack(self):
+        """`attack`."""
+        return self.attack
+
+    def perturb(self, network, x, y, seed, index):
+        """`attack` on the network, its statistics as `norm_mode` says, its masks formed once."""
+        from rst_tf.layers import kernels_formed_once
+
+        with kernels_formed_once(network):
+            return self.training_attack(
+                _forward(network, self.norm_mode), x, y, seed=seed, index=index
+            )
+
+    def loss(self, network, x, x_adv, y):
+        """CE(f(x_adv), y)."""
+        del x
+        logits = network(x_adv, training=True)
+        return Outcome(self._cross_entropy(logits, y), adversarial=logits)
+
+
+@OBJECTIVES.register("mixed")
+@dataclasses.dataclass(frozen=True)
+class Mixed(Adversarial):
+    """A weighted sum of clean and adversarial cross-entropy (Goodfellow et al. 2015).
+
+    Args:
+        attack: Makes the adversarial images.
+        clean_weight: Weight of the clean images, in [0, 1]; the rest is adversarial.
+        norm_mode: Normalisation statistics while the attack runs: eval, batch or update.
+        label_smoothing: Mass spread evenly over all classes, in [0, 1).
+    """
+
+    clean_weight: float = 0.5
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.clean_weight <= 1:
+            raise ValueError(
+                f"clean_weight must be in [0, 1]; received clean_weight={self.clean_weight!r}"
+            )
+
+    def loss(self, network, x, x_adv, y):
+        """Loss w CE(f(x), y) + (1 - w) CE(f(x_adv), y)."""
+        clean, adversarial = network(x, training=True), network(x_adv, training=True)
+        w = self.clean_weight
+        loss = w * self._cross_entropy(clean, y) + (1 - w) * self._cross_entropy(adversarial, y)
+        return Outcome(loss, clean, adversarial)
+
+
+@OBJECTIVES.register("trades")
+@dataclasses.dataclass(frozen=True)
+class Trades(Adversarial):
+    """TRADES: clean cross-entropy plus divergence under attack (Zhang et al. 2019, eq. 5).
+
+    Args:
+        attack: Makes the adversarial images; its loss is kl unless it names one.
+        beta: Weight of the divergence (1/lambda in the paper), at least 0.
+        norm_mode: Normalisation statistics while the attack runs: eval, batch or update.
+        label_smoothing: Mass spread evenly over all classes, in [0, 1).
+    """
+
+    beta: float = 6.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.beta < 0:
+            raise ValueError(f"beta must be at least 0; received beta={self.beta!r}")
+
+    @property
+    def training_attack(self):
+        """`attack`, climbing the divergence."""
+        return self.attack if self.attack.loss else dataclasses.replace(self.attack, loss="kl")
+
+    def loss(self, network, x, x_adv, y):
+        """CE(f(x), y) + beta KL(f(x) || f(x_adv))."""
+        from rst_tf.attacks._losses import divergence
+
+        clean, adversarial = network(x, training=True), network(x_adv, training=True)
+        loss = self._cross_entropy(clean, y) + self.beta * divergence(clean, adversarial)
+        return Outcome(loss, clean, adversarial)
+
+
+def _forward(network, norm_mode: NormMode):
+    from rst_tf.normalization import statistics_held
+
+    if norm_mode == "batch":
+
+        def forward(x):
+            with statistics_held():
+                return network(x, training=True)
+
+        return forward
+    return lambda x: network(x, training=norm_mode == "update")

@@ -1,0 +1,211 @@
+"""`masked(model)` and `baked(model)`: inverse of each other, for a user's own Keras model."""
+
+from collections.abc import Callable, Sequence
+
+import keras
+import numpy as np
+from absl import logging
+from keras.src.models import Functional  # no public name; Keras needs it to clone, and so do we
+
+from rst_tf.layers import MASKED_CLASS, MaskedKernel, masked_kernels, masked_layers
+from rst_tf.masks import Count, Granularity
+
+_PLAIN_CLASS = {masked: plain for plain, masked in MASKED_CLASS.items()}
+_MASK_ARGUMENTS = ("granularity", "search", "density", "count")
+_TOLERATED = 0.01
+
+
+def masked(
+    model: keras.Model,
+    *,
+    granularity: Granularity = "element",
+    search: bool = False,
+    density: float = 1.0,
+    count: Count = "nearest",
+    dense: Sequence[str] = (),
+) -> keras.Model:
+    """A copy of a model whose kernels have masks, all one: the same outputs.
+
+    Dense, Conv1D, Conv2D, DepthwiseConv2D, SeparableConv2D and EinsumDense layers are replaced,
+    in nested models too; weights are copied. What stays dense is logged, and listed by
+    `left_dense`. The copy is not compiled.
+
+    Args:
+        model: A built Sequential or functional model (Keras Applications models are).
+        granularity: What one mask entry covers: element, row, kernel or filter.
+        search: Freeze the weights and train scores (edge-popup); masks then follow the scores.
+        density: In a search, the fraction of each kernel kept, in (0, 1].
+        count: In a search, how the density becomes a number.
+        dense: Names of layers to leave as they are.
+
+    Raises:
+        ValueError: The model is subclassed, not built, already masked, has no such layer as
+            `dense` names, or more than 1 % of its weights would stay dense without being named.
+    """
+    _check_model(model, "masked")
+    if masked_layers(model):
+        raise ValueError(f"model {model.name!r} already has masked layers; bake it first")
+    options = {
+        "granularity": granularity,
+        "search": search,
+        "density": density,
+        "count": count,
+    }
+    named = set(dense)
+
+    def convert(layer):
+        if layer.name in named or type(layer) not in MASKED_CLASS:
+            return _same(layer)
+        return MASKED_CLASS[type(layer)].from_config({**layer.get_config(), **options})
+
+    copy, pairs = _converted(model, convert)
+    unknown = named - {layer.name for layer, _ in pairs}
+    if unknown:
+        raise ValueError(f"dense names layers the model does not have: {sorted(unknown)}")
+    for old, new in pairs:
+        _copy_variables(old, new)
+    _check_left_dense(copy, named)
+    return copy
+
+
+def baked(network: keras.Model) -> keras.Model:
+    """A plain Keras copy of a masked network: zeros in place of masks, the same outputs.
+
+    Args:
+        network: A Sequential or functional model with masked layers.
+
+    Raises:
+        ValueError: The network is subclassed or has no masked layers.
+    """
+    _check_model(network, "baked")
+    masked_kernels(network)
+
+    def convert(layer):
+        if type(layer) not in _PLAIN_CLASS:
+            return _same(layer)
+        config = {k: v for k, v in layer.get_config().items() if k not in _MASK_ARGUMENTS}
+        return _PLAIN_CLASS[type(layer)].from_config(config)
+
+    copy, pairs = _converted(network, convert)
+    for old, new in pairs:
+        _copy_variables(old, new)
+    return copy
+
+
+def with_logits(model: keras.Model) -> keras.Model:
+    """A copy of a classifier without its final softmax, for attacks and objectives need logits.
+
+    Args:
+        model: A built Sequential or functional model whose last layer is a softmax or ends in one.
+            A model without one is returned as it is.
+    """
+    last = _softmax_layer(model)
+    if last is None:
+        return model
+
+    def convert(layer):
+        if layer is not last:
+            return _same(layer)
+        if isinstance(layer, keras.layers.Softmax):
+            return keras.layers.Activation("linear", name=layer.name)
+        return type(layer).from_config({**layer.get_config(), "activation": "linear"})
+
+    copy, pairs = _converted(model, convert)
+    for old, new in pairs:
+        _copy_variables(old, new)
+    return copy
+
+
+def ends_in_softmax(model: keras.Model) -> bool:
+    """True if the model's structure shows that it returns probabilities, not logits."""
+    return _softmax_layer(model) is not None
+
+
+def left_dense(network: keras.Model) -> list[tuple[str, int]]:
+    """Weights that no mask covers, as (variable path, number of weights), largest first.
+
+    Weights are trainable variables of rank 2 or more; biases and normalisation are always dense
+    and not listed.
+    """
+    kernels = masked_kernels(network)
+    covered = {id(v) for m in kernels for v in (m.kernel, m.scores)}
+    rest = [v for v in network.trainable_variables if id(v) not in covered and len(v.shape) > 1]
+    return sorted(((v.path, _size(v)) for v in rest), key=lambda item: -item[1])
+
+
+def _check_model(model, verb: str) -> None:
+    if not isinstance(model, keras.Sequential | Functional):
+        raise ValueError(
+            f"{verb}() copies Sequential and functional models; received "
+            f"{type(model).__name__}, which Keras cannot clone. Build it from rst_tf's masked "
+            "layers instead (rst_tf.MaskedDense, ...), or pass the functional model inside it"
+        )
+    if not model.built:
+        raise ValueError(f"model {model.name!r} is not built; call it once or give an Input first")
+
+
+def _same(layer):
+    return type(layer).from_config(layer.get_config())
+
+
+def _converted(model, convert: Callable):
+    """A clone with each layer converted, and the pairs (old layer, new layer)."""
+    pairs = []
+
+    def clone(layer):
+        new = convert(layer)
+        pairs.append((layer, new))
+        return new
+
+    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    return copy, pairs
+
+
+def _copy_variables(old, new) -> None:
+    if isinstance(new, MaskedKernel) != isinstance(old, MaskedKernel):
+        target = {v.name: v for v in new.variables}
+        effective = {m.kernel.name: m.effective() for m in _masks_of(old)}
+        for variable in old.variables:
+            if variable.name in target:
+                target[variable.name].assign(effective.get(variable.name, variable))
+    else:
+        for source, destination in zip(old.variables, new.variables, strict=True):
+            destination.assign(source)
+
+
+def _masks_of(layer):
+    return layer.masked.values() if isinstance(layer, MaskedKernel) else ()
+
+
+def _check_left_dense(network, named: set[str]) -> None:
+    rest = left_dense(network)
+    logging.info("left dense: %s", ", ".join(f"{path} ({n})" for path, n in rest) or "nothing")
+    untold = [(path, n) for path, n in rest if not named & set(path.split("/"))]
+    total = sum(_size(m.kernel) for m in masked_kernels(network)) + sum(n for _, n in rest)
+    share = sum(n for _, n in untold) / total
+    if share > _TOLERATED:
+        path, n = untold[0]
+        raise ValueError(
+            f"{share:.1%} of the weights of {network.name!r} would stay dense, first {path!r} with "
+            f"{n}; name the layers in dense=(...) if that is meant"
+        )
+
+
+def _size(variable) -> int:
+    return int(np.prod(variable.shape))
+
+
+def _softmax_layer(model):
+    """The last layer of a model, nested or not, if it is or ends in a softmax."""
+    layer = model
+    while isinstance(layer, keras.Model):
+        if isinstance(layer, keras.Sequential):
+            layer = layer.layers[-1]
+        elif isinstance(layer, Functional):
+            layer = layer.get_layer(layer.output_names[0])
+        else:
+            return None
+    if isinstance(layer, keras.layers.Softmax):
+        return layer
+    config = layer.get_config()
+    return layer if config.get("activation") == "softmax" else None

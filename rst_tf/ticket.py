@@ -1,0 +1,311 @@
+"""`Ticket`: masks and what is needed to rebuild the network, as a value and as a file.
+
+Entries are keyed by traversal position and shape; names are for people, since Keras' automatic
+names differ between two builds in one process.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from rst_tf import masks, random, ticket_file
+from rst_tf.initializers import draw_kernel, initialize, weights_hash
+from rst_tf.layers import masked_kernels
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Entry:
+    """One kernel of a ticket.
+
+    Args:
+        name: For people.
+        shape: Kernel shape.
+        mask: Bool array of the group's shape (broadcasts to `shape`); True is kept.
+        kernel: Float32 array of `shape`, or None where the ticket stores no weights.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    mask: np.ndarray
+    kernel: np.ndarray | None = None
+
+    @property
+    def group(self) -> int:
+        """Weights per mask entry."""
+        return int(np.prod(self.shape)) // self.mask.size
+
+
+@dataclasses.dataclass(frozen=True)
+class Seed:
+    """Where a ticket's kernels can be drawn from again.
+
+    Args:
+        seed: As given to `initialize`.
+        initializer: Registered name of the kernel initialiser.
+        recipe: Version of the random recipe.
+        hash: SHA-256 of the kernels, checked after they are drawn.
+    """
+
+    seed: int
+    initializer: str
+    recipe: int = random.RECIPE
+    hash: str = ""
+
+    def draw(self, network) -> None:
+        """Sets the network's initial weights; ValueError if they are not those of the hash."""
+        if self.recipe != random.RECIPE:
+            raise ValueError(f"recipe {self.recipe} is not this program's {random.RECIPE}")
+        initialize(network, self.seed, self.initializer)
+        if weights_hash(network) != self.hash:
+            raise ValueError(
+                f"seed {self.seed} with {self.initializer!r} gives other weights than the ticket's"
+            )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ticket:
+    """Masks of a network, with its weights or a seed to draw them again, or neither.
+
+    Args:
+        entries: One per masked kernel, in traversal order.
+        leftovers: Values of every other variable (biases, normalisation, dense layers), in order.
+        network: How to build the network: `{"builder": ..., ...}`, Keras JSON, or None.
+        seed: What the kernels are drawn from where none are stored, or None.
+    """
+
+    entries: tuple[Entry, ...]
+    leftovers: tuple[np.ndarray, ...] = ()
+    network: Mapping[str, Any] | None = None
+    seed: Seed | None = None
+
+    @classmethod
+    def of(
+        cls,
+        network,
+        *,
+        weights: Literal["stored", "none"] | Seed = "stored",
+        description: Mapping[str, Any] | None = None,
+    ) -> "Ticket":
+        """The masks of a network as they are now.
+
+        Args:
+            network: Keras model with masked layers.
+            weights: `stored` holds the kernels; a `Seed` holds the seed they were drawn from, if
+                they still are what it gives (as after a search); `none` holds masks only.
+                All but `none` hold every other variable (biases, normalisation) too.
+            description: How to build the network, as `models.build` takes it; `describe(model)`
+                gives one for any functional model.
+
+        Raises:
+            ValueError: The network has no masks, or its kernels are not the seed's.
+            RuntimeError: A mask is not what its scores ask for.
+        """
+        entries = []
+        for masked in masked_kernels(network):
+            masked.check()
+            kernel = masked.kernel.numpy() if weights == "stored" else None
+            mask = np.asarray(masked.mask.numpy() > 0)
+            entries.append(Entry(masked.name, masked.shape, mask, kernel))
+        leftovers = [] if weights == "none" else [v.numpy() for v in _leftovers(network)]
+        seed = weights if isinstance(weights, Seed) else None
+        if seed is not None:
+            seed = dataclasses.replace(seed, hash=weights_hash(network))
+            _check_drawn(network, seed)
+        return cls(tuple(entries), tuple(leftovers), description, seed)
+
+    @property
+    def density(self) -> float:
+        """Kept weights over all masked weights."""
+        return self.kept / sum(int(np.prod(e.shape)) for e in self.entries)
+
+    @property
+    def kept(self) -> int:
+        """Number of kept weights."""
+        return sum(self.kept_by_layer().values())
+
+    def kept_by_layer(self) -> dict[str, int]:
+        """Number of kept weights of each kernel, by `position:name`."""
+        return {f"{i}:{e.name}": int(e.mask.sum()) * e.group for i, e in enumerate(self.entries)}
+
+    @property
+    def mask_hash(self) -> str:
+        """SHA-256 over the masks."""
+        digest = hashlib.sha256()
+        for entry in self.entries:
+            digest.update(repr(entry.mask.shape).encode() + np.packbits(entry.mask).tobytes())
+        return digest.hexdigest()
+
+    def prune(
+        self,
+        density: float | None = None,
+        *,
+        rate: float | Sequence[float] | None = None,
+        criterion: str = "magnitude",
+        allocation: str = "layerwise",
+        count: masks.Count = "nearest",
+        seed: int = 0,
+    ) -> "Ticket":
+        """A ticket that keeps fewer weights; what was pruned stays pruned.
+
+        Args:
+            density: Fraction of all weights kept afterwards, in (0, 1]; or give
+            rate: the fraction of the *surviving* weights removed, in [0, 1): one number, or one
+                per layer for `allocation="layerwise"`.
+            criterion: Registered name: magnitude, random.
+            allocation: Registered name: layerwise, global.
+            count: How a fraction becomes a number of weights.
+            seed: For criteria that draw.
+
+        Raises:
+            ValueError: Neither or both of density and rate, out of range, the ticket holds no
+                weights to rank, more is to be kept than survives, or a layer would be emptied.
+        """
+        fractions, bases = self._targets(density, rate)
+        rank = masks.CRITERIA[criterion]
+        importances = []
+        for position, entry in enumerate(self.entries):
+            if entry.kernel is None:
+                raise ValueError(f"criterion={criterion!r} needs weights; this ticket holds none")
+            importance = rank(entry.kernel, seed=seed, layer=position)
+            importances.append(masks.grouped(importance, entry.mask.shape))
+        alive = [entry.mask for entry in self.entries]
+        allocate = masks.ALLOCATIONS[allocation]
+        kept = allocate(importances, alive, bases, fractions, count)
+        for entry, number in zip(self.entries, kept, strict=True):
+            survivors = int(entry.mask.sum())
+            if not 0 < number <= survivors:
+                raise ValueError(
+                    f"pruning would leave {number} of {survivors} kept entries in layer "
+                    f"{entry.name!r}; choose another density, rate or allocation"
+                )
+        chosen = [masks.select(*item) for item in zip(importances, kept, alive, strict=True)]
+        return dataclasses.replace(
+            self,
+            entries=tuple(
+                dataclasses.replace(e, mask=m) for e, m in zip(self.entries, chosen, strict=True)
+            ),
+        )
+
+    def _targets(self, density, rate) -> tuple[list[float], list[int]]:
+        if (density is None) == (rate is None):
+            raise ValueError(
+                f"give either density or rate; received density={density!r}, rate={rate!r}"
+            )
+        n = len(self.entries)
+        if density is not None:
+            masks.check_density(density)
+            return [density] * n, [e.mask.size for e in self.entries]
+        rates = [rate] * n if isinstance(rate, int | float) else list(rate)
+        if len(rates) != n:
+            raise ValueError(f"rate needs one number or {n} (one per layer); received {rate!r}")
+        for r in rates:
+            if not 0 <= r < 1:
+                raise ValueError(f"rate must be in [0, 1); received rate={rate!r}")
+        return [1 - r for r in rates], [int(e.mask.sum()) for e in self.entries]
+
+    def apply(self, network, *, weights: bool = False) -> None:
+        """Sets the masks of a network, and with `weights=True` its weights too.
+
+        Raises:
+            ValueError: The network's masked kernels differ; the message names the first.
+        """
+        kernels = masked_kernels(network)
+        _check_same([_key(m.name, m) for m in kernels], [_key(e.name, e) for e in self.entries])
+        if weights:
+            self._restore_weights(network)
+        for masked, entry in zip(kernels, self.entries, strict=True):
+            if masked.scores is not None:
+                raise ValueError(
+                    f"layer {masked.name!r} takes its mask from scores; build the network with "
+                    "search=False to fix a ticket's masks"
+                )
+            masked.mask.assign(entry.mask.astype(np.float32))
+
+    def _restore_weights(self, network) -> None:
+        others = _leftovers(network)
+        _check_same(
+            [(v.path, tuple(v.shape), ()) for v in others],
+            [("a variable", value.shape, ()) for value in self.leftovers],
+        )
+        stored = all(entry.kernel is not None for entry in self.entries)
+        if not stored and self.seed is None:
+            raise ValueError("weights=True: this ticket holds masks only")
+        if self.seed is not None:
+            self.seed.draw(network)
+        for masked, entry in zip(masked_kernels(network), self.entries, strict=True):
+            if entry.kernel is not None:
+                masked.kernel.assign(entry.kernel)
+        for variable, value in zip(others, self.leftovers, strict=True):
+            variable.assign(value)
+
+    def build(self):
+        """The network of this ticket, rebuilt with its weights and masks.
+
+        Raises:
+            ValueError: The ticket does not say how to build it, or holds no weights.
+        """
+        from rst_tf import models
+
+        if self.network is None:
+            raise ValueError(
+                "this ticket does not describe its network; build it yourself and use apply()"
+            )
+        network = models.build(self.network)
+        self.apply(network, weights=True)
+        return network
+
+    def overlap(self, other: "Ticket") -> float:
+        """Kept by both over kept by either (Jaccard), in [0, 1]."""
+        _check_same([_key("first", e) for e in self.entries], [_key("", e) for e in other.entries])
+        pairs = zip(self.entries, other.entries, strict=True)
+        both = either = 0
+        for a, b in pairs:
+            both += int((a.mask & b.mask).sum()) * a.group
+            either += int((a.mask | b.mask).sum()) * a.group
+        return both / either
+
+    def save(self, path: str | Path) -> None:
+        """Writes the ticket to a file, whole or not at all."""
+        ticket_file.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Ticket":
+        """Reads a ticket file; ValueError if it is not one or is damaged."""
+        return ticket_file.load(path)
+
+
+def _check_drawn(network, seed: Seed) -> None:
+    for position, masked in enumerate(masked_kernels(network)):
+        value = draw_kernel(masked, seed.seed, seed.initializer, position)
+        if not np.array_equal(value, masked.kernel.numpy()):
+            raise ValueError(
+                f"kernel {masked.name!r} is not what seed {seed.seed} with {seed.initializer!r} "
+                "gives; it was trained or drawn otherwise: use weights='stored'"
+            )
+
+
+def _leftovers(network) -> list:
+    """Every variable of a network that is neither a masked kernel nor its mask nor scores."""
+    own = {id(v) for m in masked_kernels(network) for v in (m.kernel, m.mask, m.scores)}
+    return [v for v in network.variables if id(v) not in own]
+
+
+def _key(name: str, item) -> tuple:
+    return name, tuple(item.shape), tuple(item.mask.shape)
+
+
+def _check_same(found: list[tuple], wanted: list[tuple]) -> None:
+    if len(found) != len(wanted):
+        raise ValueError(
+            f"the network has {len(found)} kernels or variables where the ticket has {len(wanted)}"
+        )
+    for i, ((name, *have), (other, *want)) in enumerate(zip(found, wanted, strict=True)):
+        if have != want:
+            raise ValueError(
+                f"position {i} differs: the network has {name} of shape {have[0]} (mask {have[1]}),"
+                f" the ticket {other} of shape {want[0]} (mask {want[1]})"
+            )

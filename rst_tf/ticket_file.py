@@ -1,0 +1,93 @@
+"""The ticket's file: an npz archive with a JSON header, packed masks and a checksum."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+FORMAT = 1
+
+
+def save(ticket, path: str | Path) -> None:
+    """Writes a ticket: packed masks, weights if held, a JSON header with a checksum."""
+    arrays = {}
+    for i, entry in enumerate(ticket.entries):
+        arrays[f"mask_{i}"] = np.packbits(entry.mask)
+        if entry.kernel is not None:
+            arrays[f"kernel_{i}"] = entry.kernel
+    arrays |= {f"leftover_{i}": value for i, value in enumerate(ticket.leftovers)}
+    header = {
+        "format": FORMAT,
+        "entries": [
+            {"name": e.name, "shape": e.shape, "mask_shape": e.mask.shape} for e in ticket.entries
+        ],
+        "leftovers": len(ticket.leftovers),
+        "network": ticket.network,
+        "seed": ticket.seed and dataclasses.asdict(ticket.seed),
+        "sha256": _digest(arrays),
+    }
+    text = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, header=text, **arrays)
+    write_bytes(path, buffer.getvalue())
+
+
+def load(path: str | Path):
+    """Reads a ticket file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is not a ticket, is damaged, or is of a newer format.
+    """
+    from rst_tf.ticket import Seed, Ticket
+
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            arrays = {name: data[name] for name in data.files}
+        header = json.loads(arrays.pop("header").tobytes())
+        if header["format"] > FORMAT:
+            raise ValueError(f"format {header['format']} is newer than this program's {FORMAT}")
+        if header["sha256"] != _digest(arrays):
+            raise ValueError("the checksum does not match")
+        return Ticket(
+            entries=tuple(_entry(i, e, arrays) for i, e in enumerate(header["entries"])),
+            leftovers=tuple(arrays[f"leftover_{i}"] for i in range(header["leftovers"])),
+            network=header["network"],
+            seed=header["seed"] and Seed(**header["seed"]),
+        )
+    except FileNotFoundError:
+        raise
+    except (OSError, EOFError, LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a ticket, or is damaged: {error}") from error
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes a file under a temporary name and renames it, so that no half file is ever seen."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def _entry(i: int, header: Mapping, arrays: Mapping):
+    from rst_tf.ticket import Entry
+
+    shape, mask_shape = tuple(header["shape"]), tuple(header["mask_shape"])
+    bits = np.unpackbits(arrays[f"mask_{i}"], count=int(np.prod(mask_shape)))
+    mask = bits.astype(bool).reshape(mask_shape)
+    return Entry(header["name"], shape, mask, arrays.get(f"kernel_{i}"))
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        value = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}{value.dtype.str}{value.shape}".encode() + value.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,209 @@
+"""`RobustTrainer`: a Keras model around a network, whose `train_step` follows an objective."""
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from rst_tf import random
+from rst_tf.attacks.attack import Attack
+from rst_tf.keras_optimizers import decay_kept, spare_pruned
+from rst_tf.layers import masked_kernels, masked_layers, trained_variables, walk
+from rst_tf.objectives import Adversarial, Objective
+from rst_tf.surgery import ends_in_softmax
+
+_TRAIN_STREAM, _TEST_STREAM = 1, 2
+
+
+class RobustTrainer(keras.Model):
+    """Trains a network on an objective, and tests it clean and under attack.
+
+    `compile`, `fit`, `evaluate` and callbacks as in Keras; `compile` takes no loss and no metrics.
+    Batches are `(x, y)` or `(x, y, sample_weight)` with images in [0, 1] and integer labels; x may
+    be `{"image": ..., "index": ...}` to key random starts by the example's identity. A network
+    with scores has only its scores trained, and its masks refreshed after each step.
+
+    Args:
+        network: Built Keras model that returns logits, masked or not. Save and export it, not the
+            trainer.
+        objective: What to train on.
+        evaluation_attack: Attack of `evaluate` and validation; the objective's by default, with
+            true labels and cross-entropy.
+        seed: Keys every random start.
+
+    Raises:
+        ValueError: The network is not built or returns probabilities, or `norm_mode="batch"` with
+            Keras' own BatchNormalization, which cannot hold its statistics.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        objective: Objective,
+        evaluation_attack: Attack | None = None,
+        seed: int = 0,
+        **kwargs,
+    ):
+        _check_network(network, objective)
+        super().__init__(**kwargs)
+        self.network = network
+        self.objective = objective
+        self.evaluation_attack = evaluation_attack or evaluation_default(objective)
+        self.seed = seed
+        self.built = True
+
+    def call(self, x, training=False):
+        """The network's logits."""
+        return self.network(_images(x), training=training)
+
+    def compile(self, optimizer="sgd", *, jit_compile="auto", **kwargs):
+        """As in Keras, without `loss` and `metrics`, which the objective gives.
+
+        Args:
+            optimizer: Keras optimiser or its name.
+            jit_compile: Use XLA; `auto` does unless the network has convolutions, which XLA slows
+                down on a CPU.
+            **kwargs: What Keras takes besides: steps_per_execution, run_eagerly, ...
+
+        Raises:
+            ValueError: `loss` or `metrics` was given.
+        """
+        if jit_compile == "auto":
+            jit_compile = not kwargs.get("run_eagerly") and not has_convolutions(self.network)
+        for name in ("loss", "metrics", "weighted_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"{name} comes from the objective; received {name}={kwargs[name]}")
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        self._masks = _masked_or_none(self.network)
+        spare_pruned(self.optimizer, self._masks)
+        self.optimizer.build(trained_variables(self.network))
+        self._meters = {
+            "loss": keras.metrics.Mean(name="loss"),
+            "accuracy": keras.metrics.Mean(name="accuracy"),
+            "robust_accuracy": keras.metrics.Mean(name="robust_accuracy"),
+        }
+
+    @property
+    def metrics(self):
+        """Loss, accuracy, robust accuracy: reset by Keras at each epoch and evaluation."""
+        return list(self._meters.values()) if self.compiled else []
+
+    def train_step(self, data):
+        """Perturb, differentiate, step, refresh the masks."""
+        x, y, weights = _unpack(data)
+        images, index = _images(x), _index(x, self.optimizer.iterations)
+        key = random.fold(random.fold(self.seed, _TRAIN_STREAM), self.optimizer.iterations)
+        x_adv = self.objective.perturb(self.network, images, y, key, index)
+        variables = trained_variables(self.network)
+        with tf.GradientTape() as tape:
+            outcome = self.objective.loss(self.network, images, x_adv, y)
+            values = outcome.loss if weights is None else outcome.loss * weights
+            loss = tf.reduce_sum(values) / _global_size(y)
+            if self.network.losses:
+                loss += tf.add_n(self.network.losses) / _replicas()
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, variables)
+        decay_kept(self.optimizer, self._masks)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        for masked in self._masks:
+            if masked.scores is not None:
+                masked.refresh()
+        return self._measure(y, values, outcome.clean, outcome.adversarial)
+
+    def test_step(self, data):
+        """Clean cross-entropy and accuracy; robust accuracy under the evaluation attack."""
+        x, y, weights = _unpack(data)
+        images, index = _images(x), _index(x, 0)
+        clean = self.network(images, training=False)
+        values = tf.nn.sparse_softmax_cross_entropy_with_logits(y, tf.cast(clean, tf.float32))
+        adversarial = None
+        if self.evaluation_attack is not None:
+            key = random.fold(self.seed, _TEST_STREAM)
+            x_adv = self.evaluation_attack(self.network, images, y, seed=key, index=index)
+            adversarial = self.network(x_adv, training=False)
+        return self._measure(y, values if weights is None else values * weights, clean, adversarial)
+
+    def _measure(self, y, loss, clean, adversarial):
+        self._meters["loss"].update_state(loss)
+        seen = ["loss"]
+        for name, logits in (("accuracy", clean), ("robust_accuracy", adversarial)):
+            if logits is not None:
+                right = tf.argmax(logits, axis=-1, output_type=tf.int32) == y
+                self._meters[name].update_state(tf.cast(right, tf.float32))
+                seen.append(name)
+        return {name: self._meters[name].result() for name in seen}
+
+    def save(self, *args, **kwargs):
+        """Refused: a trainer is never saved, its network is."""
+        raise ValueError("save trainer.network, a plain Keras model; a RobustTrainer is not saved")
+
+    def export(self, *args, **kwargs):
+        """Refused: see `save`."""
+        raise ValueError("export trainer.network (rst.export); a RobustTrainer is not exported")
+
+
+def evaluation_default(objective: Objective) -> Attack | None:
+    """The attack an objective is judged by: its own, on true labels and cross-entropy."""
+    attack = objective.training_attack
+    return attack and dataclasses.replace(attack, label="true", loss=None)
+
+
+def has_convolutions(network) -> bool:
+    """True if any layer of the network has a kernel of rank 3 or more."""
+    return any(len(v.shape) > 2 for v in network.variables)
+
+
+def _check_network(network, objective) -> None:
+    if not isinstance(network, keras.Model) or not network.built:
+        raise ValueError(f"network must be a built Keras model; received {network!r}")
+    if ends_in_softmax(network):
+        raise ValueError(
+            f"network {network.name!r} returns probabilities; attacks and objectives need logits: "
+            "pass rst_tf.with_logits(network)"
+        )
+    if isinstance(objective, Adversarial) and objective.norm_mode == "batch":
+        for layer in walk(network):
+            if isinstance(layer, keras.layers.BatchNormalization):
+                raise ValueError(
+                    "norm_mode='batch' needs rst_tf.Normalization, which can hold its running "
+                    f"statistics; received keras BatchNormalization {layer.name!r}"
+                )
+
+
+def _masked_or_none(network) -> list:
+    return masked_kernels(network) if masked_layers(network) else []
+
+
+def _unpack(data):
+    x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+    if y is None:
+        raise ValueError("batches must be (x, y); received images without labels")
+    if not y.dtype.is_integer:
+        raise ValueError(f"labels must be integers, not one-hot; received {y.dtype.name}")
+    return x, tf.cast(tf.reshape(y, [-1]), tf.int32), weights
+
+
+def _images(x):
+    return tf.cast(x["image"] if isinstance(x, dict) else x, tf.float32)
+
+
+def _index(x, step):
+    if isinstance(x, dict):
+        return x["index"]
+    size = tf.shape(x)[0]
+    context = tf.distribute.get_replica_context()
+    first = context.replica_id_in_sync_group * size if context else 0
+    return first + tf.range(size)
+
+
+def _global_size(y):
+    size = tf.cast(tf.shape(y)[0], tf.float32)
+    if _replicas() == 1:
+        return size
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, size)
+
+
+def _replicas() -> int:
+    context = tf.distribute.get_replica_context()
+    return 1 if context is None else context.num_replicas_in_sync
