@@ -14,7 +14,6 @@ import numpy as np
 
 from rst_tf import masks, random, ticket_file
 from rst_tf.initializers import draw_kernel, initialize, weights_hash
-from rst_tf.layers import masked_kernels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -104,6 +103,8 @@ class Ticket:
             ValueError: The network has no masks, or its kernels are not the seed's.
             RuntimeError: A mask is not what its scores ask for.
         """
+        from rst_tf.layers import masked_kernels
+
         entries = []
         for masked in masked_kernels(network):
             masked.check()
@@ -213,6 +214,8 @@ class Ticket:
         Raises:
             ValueError: The network's masked kernels differ; the message names the first.
         """
+        from rst_tf.layers import masked_kernels
+
         kernels = masked_kernels(network)
         _check_same([_key(m.name, m) for m in kernels], [_key(e.name, e) for e in self.entries])
         if weights:
@@ -226,6 +229,8 @@ class Ticket:
             masked.mask.assign(entry.mask.astype(np.float32))
 
     def _restore_weights(self, network) -> None:
+        from rst_tf.layers import masked_kernels
+
         others = _leftovers(network)
         _check_same(
             [(v.path, tuple(v.shape), ()) for v in others],
@@ -279,6 +284,8 @@ class Ticket:
 
 
 def _check_drawn(network, seed: Seed) -> None:
+    from rst_tf.layers import masked_kernels
+
     for position, masked in enumerate(masked_kernels(network)):
         value = draw_kernel(masked, seed.seed, seed.initializer, position)
         if not np.array_equal(value, masked.kernel.numpy()):
@@ -290,6 +297,8 @@ def _check_drawn(network, seed: Seed) -> None:
 
 def _leftovers(network) -> list:
     """Every variable of a network that is neither a masked kernel nor its mask nor scores."""
+    from rst_tf.layers import masked_kernels
+
     own = {id(v) for m in masked_kernels(network) for v in (m.kernel, m.mask, m.scores)}
     return [v for v in network.variables if id(v) not in own]
 

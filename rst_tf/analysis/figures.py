@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from rst_tf.analysis.formats import densities, percentages
 from rst_tf.analysis.results import Row
-from rst_tf.analysis.runs import FirstLayer, Run
+from rst_tf.analysis.runs import FirstLayer, Run, image_sides
 from rst_tf.analysis.style import BLUE, GREY, SEQUENTIAL, WIDTH
 from rst_tf.analysis.tables import Estimate, Line, Table
 
@@ -80,19 +80,6 @@ def first_layer(layers: Sequence[FirstLayer]) -> Figure | None:
     if sides is None:
         return _channels(layers, names)
     return _pixels([layer.mask.sum(axis=1).reshape(sides).sum(axis=2) for layer in layers], names)
-
-
-def image_sides(kernel: tuple[int, ...]) -> tuple[int, int, int] | None:
-    """Height, width and channels of the flat square image that a dense kernel reads, or None.
-
-    Args:
-        kernel: Shape; `(784, 300)` reads a 28 x 28 x 1 image, `(3072, 300)` a 32 x 32 x 3 one.
-    """
-    for channels in (1, 3):
-        side = math.isqrt(kernel[0] // channels)
-        if len(kernel) == 2 and side > 1 and side * side * channels == kernel[0]:
-            return side, side, channels
-    return None
 
 
 def _panels(names: Iterable[str], split: str) -> tuple[Figure, list[Axes]]:

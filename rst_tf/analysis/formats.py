@@ -71,7 +71,7 @@ def steps(values: Sequence[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def columns(table: Table, intervals: bool = True) -> tuple[Column, ...]:
+def columns(table: Table, intervals: bool) -> tuple[Column, ...]:
     """The printed columns, leaving out those that this table has nothing for."""
     dense = table.dense
     density = dict(zip(table.lines, densities(table.lines), strict=True))
@@ -90,7 +90,7 @@ def columns(table: Table, intervals: bool = True) -> tuple[Column, ...]:
     return tuple(column for column in made if set(column.cells) - {"", "dense"})
 
 
-def notes(table: Table) -> list[str]:
+def notes(table: Table, intervals: bool) -> list[str]:
     """What a reader must know to read the table: split, attack, choice, seeds, units."""
     examples = "" if table.test_examples is None else f" ({table.test_examples:,} examples)"
     attack = "no attack" if table.attack is None else f"attack {table.attack}"
@@ -100,6 +100,8 @@ def notes(table: Table) -> list[str]:
         f"Best step: the first with the highest {table.measure} on the validation split{chosen}.",
         f"Last step: {_last_steps(table)}.",
     ]
+    if intervals and table.lines[0].best.measure.interval is not None:
+        said.append(f"95 % interval: Wilson's for the {table.measure}, by the number of examples.")
     if table.dense is not None and len(table.lines) > 1:
         said.append(f"vs dense: {table.measure} minus the dense network's, in points.")
     if len(table.seeds) > 1:
@@ -115,20 +117,12 @@ def _last_steps(table: Table) -> str:
 def headline(table: Table, line: Line) -> str:
     """One sentence about one line of the table."""
     density = densities(table.lines)[table.lines.index(line)]
-    accuracy = f"accuracy {_percent_sign(line.best.accuracy)}"
-    if line.best.robust_accuracy is None:
-        said = [accuracy]
-    else:
-        said = [accuracy, f"robust accuracy {_percent_sign(line.best.robust_accuracy)}"]
+    said = f"At {density} % of the weights: accuracy {percent(line.best.accuracy)} %"
+    if line.best.robust_accuracy is not None:
+        said += f", robust accuracy {percent(line.best.robust_accuracy)} %"
     if table.dense is not None and table.dense is not line:
-        dense = table.dense.best.measure
-        said.append(f"dense network {_percent_sign(dense)}")
-    return f"At {density} % of the weights: {', '.join(said)}"
-
-
-def _percent_sign(estimate: Estimate) -> str:
-    value, _, spread = percent(estimate).partition(" ")
-    return f"{value} % ({spread})" if spread else f"{value} %"
+        said += f" (dense network {percent(table.dense.best.measure)} %)"
+    return said
 
 
 def text(table: Table) -> str:
@@ -144,7 +138,7 @@ def text(table: Table) -> str:
         for row in rows
     ]
     rule = "-" * (sum(widths) + GAP * (len(widths) - 1))
-    prose = [line for note in notes(table) for line in textwrap.wrap(note, WIDTH)]
+    prose = [line for note in notes(table, intervals=False) for line in textwrap.wrap(note, WIDTH)]
     return "\n".join([_groups(shown, widths), *body[:2], rule, *body[2:], rule, *prose])
 
 
@@ -179,12 +173,12 @@ def _groups(shown: Sequence[Column], widths: Sequence[int]) -> str:
 
 def markdown(table: Table) -> str:
     """A Markdown table with its notes below."""
-    shown = columns(table)
+    shown = columns(table, intervals=True)
     titles = [f"{c.header} (last)" if c.group == LAST else c.header for c in shown]
     rows = zip(*(column.cells for column in shown), strict=True)
     lines = [titles, ["---:"] * len(titles), *rows]
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{body}\n\n" + "\n".join(f"- {note}" for note in notes(table)) + "\n"
+    return f"{body}\n\n" + "\n".join(f"- {note}" for note in notes(table, intervals=True)) + "\n"
 
 
 def comma_separated(table: Table) -> str:

@@ -6,6 +6,7 @@ looks at a test row to choose anything.
 
 import dataclasses
 import json
+import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -167,6 +168,19 @@ def _mask(entry: dict[str, Any], bits: np.ndarray) -> np.ndarray:
     shape = tuple(entry["mask_shape"])
     mask = np.unpackbits(bits, count=int(np.prod(shape))).astype(bool).reshape(shape)
     return np.broadcast_to(mask, entry["shape"])
+
+
+def image_sides(kernel: tuple[int, ...]) -> tuple[int, int, int] | None:
+    """Height, width and channels of the flat square image that a dense kernel reads, or None.
+
+    Args:
+        kernel: Shape; `(784, 300)` reads a 28 x 28 x 1 image, `(3072, 300)` a 32 x 32 x 3 one.
+    """
+    for channels in (1, 3):
+        side = math.isqrt(kernel[0] // channels)
+        if len(kernel) == 2 and side > 1 and side * side * channels == kernel[0]:
+            return side, side, channels
+    return None
 
 
 def same_experiment(runs: Sequence[Run]) -> None:

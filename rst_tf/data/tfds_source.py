@@ -48,14 +48,14 @@ def _builder(name: str):
 
     try:
         return tfds.builder(name)
-    except tfds.core.registered.DatasetNotFoundError:
+    except ValueError as error:  # their message is a page: every name they know
         known = ["sample", *tfds.list_builders(with_community_datasets=False)]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    raise ValueError(
-        f"unknown source {name!r}{hint} (known: sample, npz:PATH, folder:PATH and the names of "
-        "TensorFlow Datasets)"
-    )
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"unknown source {name!r}{hint} (known: sample, npz:PATH, folder:PATH and the names "
+            "of TensorFlow Datasets)"
+        ) from error
 
 
 def _arrays(builder, part: str, image_size: int | None) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,1 @@
+"""Experiments: one file, one method, one frozen dataclass with `run(workdir)`."""

@@ -1,0 +1,86 @@
+"""What TensorBoard shows: scalars by split, density per layer, mask pictures, the settings."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from rst_tf.layers import masked_kernels, masked_layers
+
+_WIDEST = 256
+
+
+class Board:
+    """Writers of event files below one folder, opened when first used.
+
+    Args:
+        folder: The folder for `tensorboard --logdir`.
+    """
+
+    def __init__(self, folder: str):
+        self.folder = str(folder)
+        self._writers: dict[str, Any] = {}
+
+    def scalars(self, run: str, step: int, values: Mapping[str, float | None]) -> None:
+        """Adds the values that are there, each under its name, to the run `run`."""
+        with self._writer(run).as_default():
+            for name, value in values.items():
+                if value is not None:
+                    tf.summary.scalar(name, float(value), step=step)
+
+    def masks(self, network, step: int) -> None:
+        """Adds the density of each layer and a picture of its mask."""
+        if not masked_layers(network):
+            return
+        with self._writer("masks").as_default():
+            kept = total = 0
+            for masked in masked_kernels(network):
+                mask = np.broadcast_to(masked.mask.numpy(), masked.shape)
+                kept, total = kept + mask.sum(), total + mask.size
+                tf.summary.scalar(f"density/{masked.name}", mask.mean(), step=step)
+                picture = mask_picture(mask)[None, :, :, None]
+                tf.summary.image(f"mask/{masked.name}", picture, step=step)
+            tf.summary.scalar("density/network", kept / total, step=step)
+
+    def settings(self, settings: Mapping[str, Any]) -> None:
+        """Adds the hyper-parameters, nested names joined by dots."""
+        from tensorboard.plugins.hparams import api
+
+        with self._writer("settings").as_default():
+            api.hparams({name: value for name, value in _flat(settings)})
+
+    def _writer(self, run: str):
+        if run not in self._writers:
+            self._writers[run] = tf.summary.create_file_writer(f"{self.folder}/{run}")
+        return self._writers[run]
+
+
+def mask_picture(mask: np.ndarray) -> np.ndarray:
+    """A mask of any rank as an image [h, w] in [0, 1]: white is kept, grey is a mean of many.
+
+    Kernels [in, out] are shown as they are; spatial kernels [h, w, in, out] as a grid of kernels,
+    inputs downwards and outputs to the right.
+    """
+    if mask.ndim > 2:
+        spatial = mask.shape[:-2]
+        height, width = (1, *spatial)[-2:]
+        grid = mask.reshape(height, width, *mask.shape[-2:]).transpose(2, 0, 3, 1)
+        mask = grid.reshape(height * mask.shape[-2], width * mask.shape[-1])
+    mask = mask.reshape(-1, mask.shape[-1]).astype(np.float32)
+    for axis in (0, 1):
+        pieces = min(mask.shape[axis], _WIDEST)
+        edges = np.linspace(0, mask.shape[axis], pieces, endpoint=False).astype(int)
+        sizes = np.diff([*edges, mask.shape[axis]])
+        sums = np.add.reduceat(mask, edges, axis=axis)
+        mask = sums / (sizes[:, None] if axis == 0 else sizes[None, :])
+    return mask
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = ""):
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            plain = isinstance(value, bool | int | float | str)
+            yield prefix + name, value if plain else str(value)

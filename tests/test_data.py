@@ -1,0 +1,647 @@
+"""Sources x laws: what every source of images must give, whatever it is."""
+
+import dataclasses
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from rst_tf import registry
+from rst_tf.data import Data, batches, evaluation_batches, from_arrays, steps_per_epoch
+from rst_tf.data.pipeline import _order
+
+
+def pictures(n, shape, classes, seed=0):
+    """Random images sorted by class, the classes of unequal size."""
+    x = np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
+    y = np.sort(np.arange(n) % (2 * classes) % classes)
+    return x, y
+
+
+def write_npz(path, convert=lambda x: x, labels=lambda y: y, shape=(8, 6)):
+    (x, y), (xt, yt) = pictures(203, shape, 3), pictures(41, shape, 3, seed=1)
+    file = path / "data.npz"
+    np.savez(file, x_train=convert(x), y_train=labels(y), x_test=convert(xt), y_test=labels(yt))
+    return f"npz:{file}"
+
+
+def write_folder(path, parts=("train", "test"), sizes=((8, 6),), suffixes=("png", "bmp", "gif")):
+    for seed, part in enumerate(parts):
+        names = zip(range(66), itertools.cycle(suffixes), itertools.cycle(sizes), strict=False)
+        for k, suffix, size in names:
+            folder = path / part / f"class_{k % 3}"
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng((seed, k)).integers(0, 256, (*size, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{k:03d}.{suffix}")
+    return f"folder:{path}"
+
+
+class FakeBuilder:
+    """The part of a TFDS builder that is used, over arrays in memory."""
+
+    def __init__(self, shape=(8, 6, 3), parts=("train", "test"), label=None):
+        import tensorflow_datasets as tfds
+
+        self.arrays = {p: pictures(103, [s or 9 for s in shape], 3, k) for k, p in enumerate(parts)}
+        label = label or tfds.features.ClassLabel(names=["cat", "dog", "fox"])
+        features = {"image": tfds.features.Image(shape=shape), "label": label}
+        keys = ("image", "label")
+        self.info = type("Info", (), {})()
+        self.info.features, self.info.supervised_keys = features, keys
+        self.info.splits = dict.fromkeys(parts)
+        self.prepared = False
+
+    def download_and_prepare(self):
+        self.prepared = True
+
+    def as_dataset(self, *, split, as_supervised, shuffle_files):
+        assert self.prepared and as_supervised and not shuffle_files
+        x, y = self.arrays[split]
+        return tf.data.Dataset.from_tensor_slices((x, y.astype(np.int64)))
+
+
+def fake_tfds(monkeypatch, **options):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds, "builder", lambda name: FakeBuilder(**options))
+
+
+def load_sample(path, seed):
+    return Data("sample", split_seed=seed).load()
+
+
+def load_npz_uint8(path, seed):
+    return Data(write_npz(path), split_seed=seed).load()
+
+
+def load_npz_float(path, seed):
+    return Data(write_npz(path, lambda x: x[..., None] / 255), split_seed=seed).load()
+
+
+def load_folder(path, seed):
+    return Data(write_folder(path), split_seed=seed).load()
+
+
+def load_bare_folder(path, seed):
+    source = write_folder(path, parts=(".",), sizes=((8, 6), (9, 12), (30, 10)))
+    return Data(source, image_size=8, split_seed=seed).load()
+
+
+def load_arrays(path, seed):
+    (x, y), (xt, yt) = pictures(203, (8, 6, 3), 3), pictures(41, (8, 6, 3), 3, seed=1)
+    return from_arrays(x, np.eye(3)[y], xt, yt[:, None].astype(np.uint8), split_seed=seed)
+
+
+def load_tfds(path, seed):
+    with pytest.MonkeyPatch.context() as patch:
+        fake_tfds(patch)
+        return Data("pets", split_seed=seed).load()
+
+
+SOURCES = {
+    "sample": load_sample,
+    "npz_uint8": load_npz_uint8,
+    "npz_float": load_npz_float,
+    "folder": load_folder,
+    "bare_folder": load_bare_folder,
+    "arrays": load_arrays,
+    "tfds": load_tfds,
+}
+CLASSES = {"sample": 10}
+DRAWN_TEST = ("sample", "bare_folder")
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """Each source read once for each split seed."""
+    cache = {}
+
+    def load(name, seed=0):
+        if (name, seed) not in cache:
+            cache[name, seed] = SOURCES[name](tmp_path_factory.mktemp(name), seed)
+        return cache[name, seed]
+
+    return load
+
+
+def small(splits):
+    return splits.train.limited(101) if len(splits.train) > 500 else splits.train
+
+
+def parts(splits):
+    return splits.train, splits.valid, splits.test
+
+
+def by_identity(split):
+    x, y = split.arrays()
+    return {i: (x[k], y[k]) for k, i in enumerate(split.index)}
+
+
+def numpy_list(dataset):
+    return [(b["image"].numpy(), b["index"].numpy(), y.numpy()) for b, y in dataset]
+
+
+def same(a, b):
+    return len(a) == len(b) and all(
+        np.array_equal(p, q) for x, y in zip(a, b, strict=True) for p, q in zip(x, y, strict=True)
+    )
+
+
+every_source = pytest.mark.parametrize("name", SOURCES)
+
+
+@every_source
+def test_arrays_are_float32_in_the_unit_interval_and_labels_int32(name, loaded):
+    splits = loaded(name)
+    assert splits.classes == len(splits.class_names) == CLASSES.get(name, 3)
+    for split in parts(splits):
+        x, y = split.arrays()
+        assert x.dtype == np.float32 and y.dtype == np.int32 and split.index.dtype == np.int64
+        assert x.shape == (len(split), *splits.shape) and y.shape == (len(split),)
+        assert x.min() >= 0 and 0.9 < x.max() <= 1 and len(np.unique(x)) > 100
+        assert y.min() == 0 and y.max() == splits.classes - 1
+
+
+@every_source
+def test_splits_are_disjoint_and_cover_the_source(name, loaded):
+    indices = np.concatenate([split.index for split in parts(loaded(name))])
+    assert np.array_equal(np.sort(indices), np.arange(len(indices)))
+
+
+@every_source
+def test_an_identity_means_the_same_example_under_every_split_seed(name, loaded):
+    maps = [{}, {}]
+    for seed in (0, 1):
+        for split in parts(loaded(name, seed)):
+            maps[seed] |= by_identity(split)
+    assert maps[0].keys() == maps[1].keys()
+    assert all(np.array_equal(maps[0][i][0], maps[1][i][0]) for i in maps[0])
+    assert all(maps[0][i][1] == maps[1][i][1] for i in maps[0])
+
+
+@every_source
+def test_drawn_parts_are_stratified(name, loaded):
+    splits = loaded(name)
+    pool = [splits.train, splits.valid] + [splits.test] * (name in DRAWN_TEST)
+    whole = np.bincount(np.concatenate([split.labels for split in pool]))
+    for split in [splits.valid] + [splits.test] * (name in DRAWN_TEST):
+        assert len(split) == round(0.1 * whole.sum())
+        expected = whole * len(split) / whole.sum()
+        # the test part is drawn first, which moves the shares left for validation a little
+        assert np.abs(np.bincount(split.labels) - expected).max() < 1.2
+
+
+@every_source
+def test_loading_is_a_function_of_the_split_seed(name, loaded, tmp_path):
+    again = SOURCES[name](tmp_path, 0)
+    assert again.fingerprint == loaded(name).fingerprint != loaded(name, 1).fingerprint
+    assert not np.array_equal(loaded(name).valid.index, loaded(name, 1).valid.index)
+    if name not in DRAWN_TEST:
+        assert np.array_equal(loaded(name).test.index, loaded(name, 1).test.index)
+
+
+@every_source
+def test_a_batch_holds_the_examples_its_indices_name(name, loaded):
+    split = small(loaded(name))
+    dataset = batches(split, 16, seed=0, steps=9)
+    image, label = dataset.element_spec
+    assert image["image"] == tf.TensorSpec((None, *split.shape), tf.float32)
+    assert image["index"] == tf.TensorSpec((None,), tf.int64)
+    assert label == tf.TensorSpec((None,), tf.int32)
+    examples = by_identity(split)
+    for x, index, y in numpy_list(dataset):
+        assert all(np.array_equal(x[k], examples[i][0]) for k, i in enumerate(index))
+        assert all(y[k] == examples[i][1] for k, i in enumerate(index))
+
+
+@every_source
+@pytest.mark.parametrize("batch_size", [1, 16, 1000])
+def test_an_epoch_is_a_permutation(name, batch_size, loaded):
+    split = small(loaded(name))
+    n, per_epoch = len(split), steps_per_epoch(len(split), batch_size)
+    elements = numpy_list(batches(split, batch_size, seed=3, steps=2 * per_epoch))
+    sizes = [len(y) for _, _, y in elements]
+    last = n - (per_epoch - 1) * batch_size
+    assert sizes == ([min(batch_size, n)] * (per_epoch - 1) + [last]) * 2
+    first, second = np.split(np.concatenate([index for _, index, _ in elements]), 2)
+    assert np.array_equal(np.sort(first), split.index)
+    assert np.array_equal(np.sort(second), split.index)
+    assert not np.array_equal(first, second) and not np.array_equal(first, split.index)
+
+
+@every_source
+def test_starting_late_gives_the_tail(name, loaded):
+    split = small(loaded(name))
+    options = {"seed": 5, "augment": "crop_flip", "pad": 2}
+    per_epoch = steps_per_epoch(len(split), 16)
+    steps = 2 * per_epoch + 3
+    whole = numpy_list(batches(split, 16, steps=steps, **options))
+    for first_step in (1, per_epoch - 1, per_epoch, steps - 2):
+        tail = batches(split, 16, first_step=first_step, steps=steps - first_step, **options)
+        assert same(numpy_list(tail), whole[first_step:])
+
+
+@every_source
+def test_the_seed_decides_order_and_augmentation(name, loaded):
+    split = small(loaded(name))
+    runs = [
+        numpy_list(batches(split, 16, seed=seed, augment="crop_flip", steps=5))
+        for seed in (0, 0, 1)
+    ]
+    assert same(runs[0], runs[1]) and not same(runs[0], runs[2])
+
+
+@every_source
+@pytest.mark.parametrize("augment", ["flip", "crop_flip"])
+def test_augmentation_does_not_depend_on_the_batch(name, augment, loaded):
+    split = small(loaded(name))
+    seen = []
+    for batch_size in (7, 32):
+        steps = 2 * steps_per_epoch(len(split), batch_size)
+        elements = numpy_list(batches(split, batch_size, seed=2, augment=augment, steps=steps))
+        epoch = {}
+        for count, (x, index, _) in enumerate(elements):
+            half = count >= steps // 2
+            epoch |= {(half, i): image for i, image in zip(index, x, strict=True)}
+        seen.append(epoch)
+    assert seen[0].keys() == seen[1].keys() and len(seen[0]) == 2 * len(split)
+    assert all(np.array_equal(seen[0][key], seen[1][key]) for key in seen[0])
+    changed = [not np.array_equal(seen[0][False, i], seen[0][True, i]) for i in split.index]
+    assert np.mean(changed) > (0.3 if augment == "flip" else 0.8)
+
+
+@every_source
+def test_evaluation_batches_are_the_arrays_in_order(name, loaded):
+    split = loaded(name).test
+    x, index, y = (
+        np.concatenate(a) for a in zip(*numpy_list(evaluation_batches(split, 16)), strict=True)
+    )
+    assert np.array_equal(x, split.arrays()[0]) and np.array_equal(y, split.labels)
+    assert np.array_equal(index, split.index)
+    assert evaluation_batches(split, 16).element_spec == batches(split, 16, seed=0).element_spec
+
+
+@every_source
+def test_a_limit_draws_class_by_class_and_always_the_same(name, loaded):
+    split = loaded(name).train
+    x, y = split.arrays(limit=40)
+    assert np.array_equal(x, split.arrays(limit=40)[0]) and len(y) == 40
+    assert np.abs(np.bincount(y) - np.bincount(split.labels) * 40 / len(split)).max() < 1
+
+
+def test_the_sample_is_split_4000_500_500_with_every_class_alike(loaded):
+    splits = loaded("sample")
+    assert [len(split) for split in parts(splits)] == [4000, 500, 500]
+    assert all(set(np.bincount(split.labels)) == {len(split) // 10} for split in parts(splits))
+
+
+@pytest.mark.parametrize("change", ["pixel", "train label", "test label", "order"])
+def test_the_fingerprint_changes_with_the_data(change):
+    (x, y), (xt, yt) = pictures(60, (4, 4), 3), pictures(20, (4, 4), 3, seed=1)
+    before = from_arrays(x, y, xt, yt).fingerprint
+    if change == "pixel":
+        x[7, 2, 1] ^= 1
+    elif change == "order":
+        x[[0, 1]] = x[[1, 0]]
+    else:
+        y[0], yt[0] = (1, 0) if change == "train label" else (0, 1)
+    assert from_arrays(x, y, xt, yt).fingerprint != before
+
+
+def test_the_fingerprint_of_a_folder_changes_with_a_file(tmp_path):
+    data = Data(write_folder(tmp_path))
+    before = data.load().fingerprint
+    Image.new("RGB", (6, 8)).save(tmp_path / "train" / "class_1" / "001.bmp", "PNG")
+    assert data.load().fingerprint != before
+
+
+@pytest.mark.parametrize("augment,pad", [("flip", 4), ("crop_flip", 1), ("crop_flip", 3)])
+def test_augmented_images_are_windows_of_the_zero_padded_image(augment, pad):
+    x = np.random.default_rng(0).integers(1, 256, (400, 5, 7, 3), dtype=np.uint8)
+    split = from_arrays(x, np.arange(400) % 2, x[:4], [0, 1, 0, 1]).train
+    reach = pad if augment == "crop_flip" else 0
+    originals, seen = by_identity(split), {}
+    for images, index, _ in numpy_list(
+        batches(split, 64, seed=1, augment=augment, pad=pad, steps=6)
+    ):
+        for image, i in zip(images, index, strict=True):
+            padded = np.pad(originals[i][0], [(reach, reach), (reach, reach), (0, 0)])
+            for down, right, flip in itertools.product(
+                range(2 * reach + 1), range(2 * reach + 1), (1, -1)
+            ):
+                window = padded[down : down + 5, right : right + 7][:, ::flip]
+                if np.array_equal(window, image):
+                    seen[i] = (down, right, flip)
+    assert len(seen) == len(split)
+    drawn = np.array(list(seen.values()))
+    for column, values in ((0, 2 * reach + 1), (1, 2 * reach + 1), (2, 2)):
+        counts = np.unique(drawn[:, column], return_counts=True)[1]
+        expected = len(drawn) / values
+        assert (
+            len(counts) == values and ((counts - expected) ** 2).sum() / expected < 12 + 2 * values
+        )
+
+
+@pytest.mark.parametrize("n", [1, 2, 17, 65536, 65537])
+def test_an_order_is_a_permutation_for_awkward_numbers(n):
+    order = _order(n, (1, 2), tf.constant(3, tf.int64)).numpy()
+    assert np.array_equal(np.sort(order), np.arange(n))
+
+
+def test_orders_mix_examples_that_are_sorted_by_class():
+    n, batch = 50_000, 50
+    ratios = []
+    for epoch in range(10):
+        order = _order(n, (1, 2), tf.constant(epoch, tf.int64)).numpy()
+        classes = (order // 5000).reshape(-1, batch)
+        counts = np.stack([np.bincount(row, minlength=10) for row in classes])
+        ratios.append(counts.var() / (batch * 0.09 * (n - batch) / (n - 1)))
+    assert abs(np.mean(ratios) - 1) < 0.02
+
+
+def test_every_grey_level_is_its_255th_to_the_bit():
+    x = np.arange(256, dtype=np.uint8).repeat(4).reshape(256, 2, 2)
+    split = from_arrays(x, np.arange(256) % 2, x, np.arange(256) % 2).test
+    ((images, _, _),) = numpy_list(evaluation_batches(split, 256))
+    assert np.array_equal(images[:, 0, 0, 0], np.arange(256, dtype=np.float32) / np.float32(255))
+
+
+@pytest.mark.parametrize("origin,rows", [("first", range(20)), ("last", range(83, 103))])
+def test_validation_can_be_an_end_of_the_source(origin, rows, monkeypatch):
+    x, _ = pictures(103, (4, 4), 3)
+    y = np.arange(103) % 3
+    splits = from_arrays(x, y, x, y, validation=20, validation_from=origin)
+    assert np.array_equal(splits.valid.index, rows) and len(splits.train) == 83
+
+
+def test_a_training_limit_leaves_validation_and_test_alone(tmp_path):
+    source = write_npz(tmp_path)
+    whole, few = Data(source).load(), Data(source, train_limit=30).load()
+    assert np.array_equal(whole.valid.index, few.valid.index)
+    assert np.array_equal(whole.test.index, few.test.index)
+    assert len(few.train) == 30 and set(few.train.index) < set(whole.train.index)
+    assert (
+        np.abs(
+            np.bincount(few.train.labels) - np.bincount(whole.train.labels) * 30 / len(whole.train)
+        ).max()
+        < 1
+    )
+
+
+def test_a_folder_of_classes_gives_its_test_part_and_says_so(tmp_path, caplog):
+    splits = Data(write_folder(tmp_path, parts=(".",))).load()
+    assert [len(split) for split in parts(splits)] == [52, 7, 7]
+    assert "7 of its 66 examples were drawn" in splits.notes[0] and splits.notes[0] in caplog.text
+
+
+@pytest.mark.parametrize(
+    "folders,valid,test",
+    [
+        (("train", "val"), "train", "val"),
+        (("train", "validation"), "train", "validation"),
+        (("train", "test"), "train", "test"),
+        (("train", "val", "test"), "val", "test"),
+    ],
+)
+def test_folder_parts_go_where_their_names_say(folders, valid, test, tmp_path):
+    splits = Data(write_folder(tmp_path, parts=folders)).load()
+    assert all(name.startswith(f"{valid}/") for name in splits.valid.names)
+    assert all(name.startswith(f"{test}/") for name in splits.test.names)
+    assert splits.notes == ()
+
+
+def test_a_part_given_for_validation_is_taken_as_it_is():
+    x, y = pictures(60, (4, 4), 3)
+    splits = from_arrays(x, y, x[:10], y[:10], x_valid=x[::2], y_valid=y[::2])
+    assert len(splits.train) == 60 and np.array_equal(splits.valid.images[..., 0], x[::2])
+
+
+@pytest.mark.parametrize("mode,channels", [("L", 1), ("1", 1), ("P", 3), ("RGBA", 3), ("CMYK", 3)])
+def test_folder_channels_follow_the_files(mode, channels, tmp_path):
+    write_folder(tmp_path)
+    for path in list(tmp_path.rglob("*.*")):
+        image = Image.open(path).convert(mode)
+        path.unlink()
+        image.save(path.with_suffix(".jpg" if mode == "CMYK" else ".png"))
+    splits = Data(f"folder:{tmp_path}").load()
+    assert splits.shape == (8, 6, channels)
+    assert splits.train.arrays(4)[0].shape == (4, 8, 6, channels)
+
+
+def test_resizing_keeps_the_aspect_and_the_centre(tmp_path):
+    for part, label in itertools.product(("train", "test"), "ab"):
+        (tmp_path / part / label).mkdir(parents=True)
+        for k in range(4):
+            pixels = np.zeros((10, 30), np.uint8)
+            pixels[:, 10:20] = 200  # the central square
+            Image.fromarray(pixels).save(tmp_path / part / label / f"{k}.png")
+    x, _ = Data(f"folder:{tmp_path}", image_size=5).load().test.arrays()
+    assert x.shape == (8, 5, 5, 1) and np.all(x[:, :, 1:4] == np.float32(200) / np.float32(255))
+
+
+def test_tfds_images_of_many_sizes_are_resized(monkeypatch):
+    fake_tfds(monkeypatch, shape=(None, None, 3), parts=("train", "validation"))
+    with pytest.raises(ValueError, match="image_size is needed"):
+        Data("pets").load()
+    splits = Data("pets", image_size=5).load()
+    assert splits.shape == (5, 5, 3) and splits.class_names == ("cat", "dog", "fox")
+    assert len(splits.test) == 103 and len(splits.train) + len(splits.valid) == 103
+
+
+def test_tfds_validation_part_is_used_beside_a_test_part(monkeypatch):
+    fake_tfds(monkeypatch, parts=("train", "test", "validation"))
+    assert [len(split) for split in parts(Data("pets").load())] == [103, 103, 103]
+
+
+def test_a_configuration_is_plain_values_and_cheap_to_import():
+    assert registry.to_dict(Data())["source"] == "sample"
+    assert dataclasses.fields(Data)[0].name == "source"
+    code = (
+        "import sys, rst_tf.data; rst_tf.data.Data();"
+        "bad = {'tensorflow', 'keras', 'PIL', 'mlxtend', 'tensorflow_datasets'} & set(sys.modules);"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+DISTRIBUTED = """
+import numpy as np, tensorflow as tf
+tf.config.experimental.enable_op_determinism()
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from rst_tf.data import batches, from_arrays
+x = np.random.default_rng(0).integers(0, 256, (101, 4, 4), dtype=np.uint8)
+split = from_arrays(x, np.arange(101) % 3, x, np.arange(101) % 3).train
+make = lambda: batches(split, 16, seed=0, augment="crop_flip", steps=9)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+pairs = zip(make(), strategy.experimental_distribute_dataset(make()), strict=True)
+for (one, label), (many, labels) in pairs:
+    both = [np.concatenate(strategy.experimental_local_results(v)) for v in many.values()]
+    assert all(np.array_equal(a, b) for a, b in zip(one.values(), both, strict=True))
+    assert np.array_equal(np.concatenate(strategy.experimental_local_results(labels)), label)
+print("equal")
+"""
+
+
+def test_replicas_share_the_same_batches_without_a_warning():
+    done = subprocess.run([sys.executable, "-c", DISTRIBUTED], capture_output=True, text=True)
+    assert done.stdout.strip() == "equal", done.stderr
+    assert "shard" not in done.stderr.lower()
+
+
+X, Y = pictures(60, (4, 4), 3)
+NAN = np.where(np.arange(16).reshape(4, 4) == 5, np.nan, X / 255)
+ONE_HOT = np.eye(3)[Y]
+
+
+def arrays(x=X, y=Y, xt=X, yt=Y, **options):
+    return lambda path: from_arrays(x, y, xt, yt, **options)
+
+
+def npz(**changes):
+    def load(path):
+        source = write_npz(path)
+        held = {**np.load(source[4:]), **changes}
+        np.savez(source[4:], **{key: value for key, value in held.items() if value is not None})
+        return Data(source).load()
+
+    return load
+
+
+def broken_npz(contents):
+    def load(path):
+        (path / "data.npz").write_bytes(contents)
+        return Data(f"npz:{path / 'data.npz'}").load()
+
+    return load
+
+
+def folder(change=lambda path: None, sizes=((8, 6),), **options):
+    def load(path):
+        source = write_folder(path, sizes=sizes)
+        change(path)
+        return Data(source, **options).load()
+
+    return load
+
+
+def broken_file(path):
+    (path / "train" / "class_1" / "001.bmp").write_bytes(b"not an image")
+
+
+def deep_file(path):
+    Image.new("I;16", (6, 8)).save(path / "train" / "class_1" / "deep.png")
+
+
+def empty_class(path):
+    for file in (path / "test" / "class_2").iterdir():
+        file.unlink()
+
+
+def lost_class(path):
+    (path / "test" / "class_2").rename(path / "test" / "class_x")
+
+
+def steps(**options):
+    options = {"batch_size": 16, "seed": 0, **options}
+    return lambda path: batches(from_arrays(X, Y, X, Y).train, **options)
+
+
+ERRORS = {
+    "images shape": (arrays(x=X.reshape(60, 16)), r"x_train must be \[N, H, W\].*\(60, 16\)"),
+    "images empty": (arrays(xt=X[:0], yt=Y[:0]), r"x_test must be .* not empty; .*\(0, 4, 4, 1\)"),
+    "images nan": (arrays(x=NAN), r"x_train must lie in \[0, 1\] as float; received \[nan, nan\]"),
+    "images above": (arrays(x=X.astype(float)), r"x_train must lie in \[0, 1\].*\[0, 255\]"),
+    "images below": (arrays(xt=X / 255 - 0.5), r"x_test must lie in \[0, 1\].*\[-0.5, 0.5\]"),
+    "images int": (arrays(x=X.astype(int)), "x_train must be uint8 or float; received dtype int64"),
+    "images differ": (arrays(xt=X[:, 1:]), r"x_test must hold images of shape \(4, 4, 1\).*\(3, 4"),
+    "labels length": (arrays(y=Y[1:]), r"y_train must have one label .* 60 images; .*\(59,\)"),
+    "labels float": (arrays(y=Y / 1), r"y_train must be integers \[N\].*received float64"),
+    "labels text": (arrays(y=Y.astype(str)), r"y_train must be integers \[N\].*received <U"),
+    "labels negative": (arrays(yt=Y - 1), "y_test must not be negative; received -1"),
+    "labels beyond": (arrays(yt=Y + 1), r"y_test must be in 0..2; received 3"),
+    "labels named": (arrays(class_names=("a", "b")), r"y_train must be in 0..1; received 2"),
+    "labels huge": (arrays(y=Y + 2**40), r"y_train must be class numbers below 2\*\*31"),
+    "labels sparse": (arrays(y=Y * 1000), "y_train must be class numbers from 0; received 2000"),
+    "labels soft": (arrays(y=ONE_HOT * 0.9 + 0.03), r"y_train of shape \(60, 3\) must be exactly"),
+    "labels two-hot": (arrays(y=np.maximum(ONE_HOT, [1, 0, 0])), "must be exactly one-hot"),
+    "validation large": (arrays(validation=60), "count below 60.*received validation=60"),
+    "validation zero": (arrays(validation=0), r"validation must be in \(0, 1\) or a count below"),
+    "validation negative": (arrays(validation=-5), "received validation=-5"),
+    "validation mixed": (arrays(validation=1.5), "received validation=1.5"),
+    "validation class": (
+        arrays(validation=20, validation_from="last"),
+        "class '2' has no training example left",
+    ),
+    "validation twice": (
+        arrays(x_valid=X, y_valid=Y, validation=5),
+        "has a validation part of its own.*received 5",
+    ),
+    "validation half": (arrays(x_valid=X), "x_valid and y_valid must be given together"),
+    "limit": (arrays(train_limit=55), "train_limit must be at most 54; received train_limit=55"),
+    "limit class": (arrays(train_limit=1), "has no training example left"),
+    "npz key": (npz(y_test=None), "must hold x_train, y_train, x_test, y_test; received .*x_test"),
+    "npz value": (npz(y_test=-np.ones(41, int)), "data.npz: y_test must not be negative"),
+    "npz pickle": (npz(x_test=np.array([None])), "not a readable .npz file: Object arrays"),
+    "npz junk": (broken_npz(b"junk"), "data.npz is not a readable .npz file"),
+    "npz truncated": (broken_npz(b"PK\x03\x04junk"), "data.npz is not a readable .npz file"),
+    "npz missing": (lambda p: Data("npz:no/file.npz").load(), "no/file.npz does not exist"),
+    "npz size": (lambda p: Data("npz:x", image_size=8).load(), "image_size applies to folders"),
+    "folder missing": (lambda p: Data("folder:no/where").load(), "folder no/where does not exist"),
+    "folder flat": (lambda p: Data(f"folder:{p}").load(), r"for each of two classes.*\[\]"),
+    "folder sizes": (
+        folder(sizes=((8, 6), (6, 8))),
+        r"image_size is needed .*\(8, 6\), .*\(6, 8\)",
+    ),
+    "folder broken": (folder(broken_file), r"cannot read image file .*class_1/001.bmp"),
+    "folder depth": (
+        folder(deep_file),
+        r"deep.png must have 8 bits a channel; received mode 'I;16'",
+    ),
+    "folder empty": (folder(empty_class), "class folder .*test/class_2 holds no image"),
+    "folder classes": (folder(lost_class), "differ in class_2, class_x"),
+    "source": (lambda p: Data("mnits").load(), "unknown source 'mnits'; did you mean 'mnist'"),
+    "source sampl": (lambda p: Data("sampl").load(), "did you mean 'sample'"),
+    "source config": (lambda p: Data("emnist/x").load(), "unknown source 'emnist/x'; .* 'emnist'"),
+    "source path": (lambda p: Data("npz:").load(), "unknown source 'npz:'"),
+    "augment": (lambda p: Data(augment="rotate"), "augment must be one of .*received 'rotate'"),
+    "origin": (lambda p: Data(validation_from="end"), "validation_from must be one of .*'end'"),
+    "pad": (lambda p: Data(augment="crop_flip", pad=0), "pad must be at least 1; received pad=0"),
+    "pad unused": (lambda p: Data(augment="flip", pad=2), "pad has no effect with augment='flip'"),
+    "size": (lambda p: Data(image_size=0), "image_size must be at least 1"),
+    "batch": (steps(batch_size=0), "batch_size must be at least 1; received batch_size=0"),
+    "first step": (steps(first_step=-1), "first_step must be at least 0; received first_step=-1"),
+    "steps": (steps(steps=0), "steps must be at least 1; received steps=0"),
+    "batch augment": (steps(augment="crop"), "augment must be none, flip or crop_flip.*'crop'"),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_a_mistake_is_named_in_one_line(case, tmp_path):
+    call, message = ERRORS[case]
+    with pytest.raises(ValueError, match=message) as raised:
+        call(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_broken_after_its_header_is_named_while_reading(tmp_path):
+    splits = Data(write_folder(tmp_path, suffixes=("png",))).load()
+    file = tmp_path / "test" / "class_1" / "001.png"
+    file.write_bytes(file.read_bytes()[:70])
+    with pytest.raises(ValueError, match=r"cannot read image file .*001.png"):
+        splits.test.arrays()
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"cannot read image file .*001.png"):
+        list(evaluation_batches(splits.test, 8))
+
+
+@pytest.mark.parametrize("label,message", [("Text", "must map one image to one label")])
+def test_tfds_without_class_labels_is_refused(label, message, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    fake_tfds(monkeypatch, label=tfds.features.Text())
+    with pytest.raises(ValueError, match=message):
+        Data("pets").load()
