@@ -2,8 +2,9 @@
 
 python run_experiments.py                                 the quick start
 python run_experiments.py --preset=quick_start --rounds=5 --workdir=runs/five_rounds
-python run_experiments.py --experiment=iterative_pruning --objective.attack.epsilon=8/255
 python run_experiments.py --preset=quick_start --help     every flag of what was chosen
+python run_experiments.py --experiment=iterative_pruning --objective=adversarial \\
+    --objective.attack=pgd --objective.attack.epsilon=8/255
 
 Defaults are overridden by the preset, and the preset by flags. A flag that names a choice
 (--objective=trades) brings the flags of its fields (--objective.beta=6).

@@ -5,6 +5,7 @@ field of the chosen tree (`--objective.attack.epsilon=8/255`) and lets absl pars
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ class Bound:
         config: The configuration.
         options: The program's own options.
         values: The configuration as flat texts, see `flags.resolve.values_of`.
-        dropped: Paths that the preset sets and that have no place under the flags' choices.
+        dropped: Fields that the preset sets and that do not exist under the flags' choices.
     """
 
     config: Any
@@ -74,9 +75,10 @@ class Binding:
         level = Level(given)
         tree, read = self._resolve([low, level])
         config, options = build(tree), build(self._options([level]))
-        dropped = tuple(path for path in low.values if path not in read)
         values = values_of(config, self.root, self.kind, self.choices_of)
-        return Bound(config, options, values, dropped)
+        unread = (path for path in low.values if path not in read)
+        dropped = dict.fromkeys(_first_unknown(path, tree) for path in unread)
+        return Bound(config, options, values, tuple(dropped))
 
     def _check(self, preset: Level, early: Level) -> None:
         """Refuses a preset that is wrong by itself, whatever the flags choose later."""
@@ -116,7 +118,7 @@ def scan(argv: Sequence[str]) -> dict[str, str | None]:
     found: dict[str, str | None] = {}
     words = list(argv[1:])
     words = words[: words.index("--")] if "--" in words else words
-    for word, following in zip(words, [*words[1:], "-"], strict=True):
+    for word, following in itertools.pairwise([*words, "-"]):
         name, equals, value = word.lstrip("-").partition("=")
         if word.startswith("-"):
             found[name] = value if equals else None if following.startswith("-") else following
@@ -170,12 +172,22 @@ def _parse(argv: list[str], tree: Branch, options: Branch, about: str) -> dict[s
         leftover = values(argv)[1:]
     except absl_flags.UnrecognizedFlagError as error:
         name = error.flagname
-        raise ValueError(f"unknown flag --{name}{hint(name, tree)}") from None
+        raise ValueError(f"unknown flag --{name}{hint(name, tree, _names(options))}") from None
     except absl_flags.Error as error:
         raise ValueError(str(error)) from error
     if leftover:
         raise ValueError(f"unexpected argument {leftover[0]!r}; flags are --name=value")
     return {name: values[name].value for name in values if values[name].present}
+
+
+def _first_unknown(path: str, tree: Branch) -> str:
+    known = {node.path for node in walk(tree)}
+    ends = itertools.accumulate(path.split("."), "{}.{}".format)
+    return next(start for start in ends if start not in known)
+
+
+def _names(options: Branch) -> list[str]:
+    return [*options.children, "help"]
 
 
 def _sections(node: Branch, section: str) -> Iterator[tuple[str, Leaf | Branch]]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from flags.values import convert, expected, text
@@ -147,8 +147,8 @@ def texts(tree: Branch) -> dict[str, str]:
     return flat
 
 
-def hint(path: str, tree: Branch) -> str:
-    """Why `path` is not in `tree`, or what may have been meant: the end of a message, or ""."""
+def hint(path: str, tree: Branch, also: Iterable[str] = ()) -> str:
+    """Why `path` is neither in `tree` nor in `also`, or what was meant: a message's end, or ""."""
     branches = [node for node in walk(tree) if isinstance(node, Branch)]
     for node in sorted(branches, key=lambda node: -len(node.prefix)):
         field = path.removeprefix(node.prefix).partition(".")[0]
@@ -161,7 +161,7 @@ def hint(path: str, tree: Branch) -> str:
         if owners:
             return f"; {field} exists with {node.path}={' or '.join(owners)}"
         break
-    known = _paths(tree)
+    known = [*_paths(tree), *also]
     same_end = [name for name in known if name.endswith(f".{path}")]
     close = same_end or difflib.get_close_matches(path, known, n=1)
     return f"; did you mean {' or '.join(close[:3])}?" if close else ""

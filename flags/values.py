@@ -50,7 +50,7 @@ def expected(annotation: Any) -> str:
     if origin is tuple and len(members) == 2 and members[1] is Ellipsis:
         return f"values separated by commas, each {expected(members[0])}"
     if origin in _UNIONS:
-        return " or ".join(expected(member) for member in members)
+        return ", or ".join(expected(member) for member in members)
     raise TypeError(f"a configuration field cannot be of type {annotation!r}")
 
 

@@ -32,16 +32,17 @@ def count(n: int, density: float, rule: Count = "nearest") -> int:
     Args:
         n: Number of weights (or groups), at least 1.
         density: Fraction kept, in (0, 1].
-        rule: `nearest` rounds half to even; `rst` is n - int((1-density) n) (Fu et al. 2021);
+        rule: `nearest` rounds the number removed, half to even; `rst` is n - int((1-density) n) (Fu et al. 2021);
             `plus_one` removes one more than nearest (Cosentino et al. 2019); `floor` truncates.
     """
     check_density(density)
     if density == 1 and rule != "plus_one":
         return n
+    removed = round(round(1 - density, 12) * n)  # 1 - 0.9 is not 0.1, and halves would tip
     rules = {
-        "nearest": lambda: round(density * n),
+        "nearest": lambda: n - removed,
         "rst": lambda: n - int((1 - density) * n),
-        "plus_one": lambda: n - round((1 - density) * n) - 1,
+        "plus_one": lambda: n - removed - 1,
         "floor": lambda: int(density * n),
     }
     if rule not in rules:

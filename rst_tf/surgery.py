@@ -62,8 +62,6 @@ def masked(
     unknown = named - {layer.name for layer, _ in pairs}
     if unknown:
         raise ValueError(f"dense names layers the model does not have: {sorted(unknown)}")
-    for old, new in pairs:
-        _copy_variables(old, new)
     _check_left_dense(copy, named)
     return copy
 
@@ -86,10 +84,7 @@ def baked(network: keras.Model) -> keras.Model:
         config = {k: v for k, v in layer.get_config().items() if k not in _MASK_ARGUMENTS}
         return _PLAIN_CLASS[type(layer)].from_config(config)
 
-    copy, pairs = _converted(network, convert)
-    for old, new in pairs:
-        _copy_variables(old, new)
-    return copy
+    return _converted(network, convert)[0]
 
 
 def with_logits(model: keras.Model) -> keras.Model:
@@ -110,10 +105,7 @@ def with_logits(model: keras.Model) -> keras.Model:
             return keras.layers.Activation("linear", name=layer.name)
         return type(layer).from_config({**layer.get_config(), "activation": "linear"})
 
-    copy, pairs = _converted(model, convert)
-    for old, new in pairs:
-        _copy_variables(old, new)
-    return copy
+    return _converted(model, convert)[0]
 
 
 def ends_in_softmax(model: keras.Model) -> bool:
@@ -149,7 +141,7 @@ def _same(layer):
 
 
 def _converted(model, convert: Callable):
-    """A clone with each layer converted, and the pairs (old layer, new layer)."""
+    """A copy with each layer converted, weights too, and the pairs (old layer, new layer)."""
     pairs = []
 
     def clone(layer):
@@ -157,7 +149,15 @@ def _converted(model, convert: Callable):
         pairs.append((layer, new))
         return new
 
-    copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    def call(layer, *args, **kwargs):
+        if isinstance(layer, keras.layers.Activation):  # may stand for a Softmax, which has a mask
+            kwargs.pop("mask", None)
+        return layer(*args, **kwargs)
+
+    functional = {"call_function": call} if isinstance(model, Functional) else {}
+    copy = keras.models.clone_model(model, clone_function=clone, recursive=True, **functional)
+    for old, new in pairs:
+        _copy_variables(old, new)
     return copy, pairs
 
 

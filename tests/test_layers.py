@@ -1,0 +1,183 @@
+import contextlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from rst_tf import layers, masks
+
+# name: (layer from options, input shape)
+LAYERS = {
+    "dense": (lambda **o: layers.MaskedDense(5, **o), (7,)),
+    "conv1d": (lambda **o: layers.MaskedConv1D(5, 3, **o), (9, 4)),
+    "conv2d": (lambda **o: layers.MaskedConv2D(5, 3, strides=2, **o), (9, 9, 4)),
+    "depthwise": (
+        lambda **o: layers.MaskedDepthwiseConv2D(3, depth_multiplier=2, **o),
+        (9, 9, 4),
+    ),
+    "separable": (lambda **o: layers.MaskedSeparableConv2D(5, 3, **o), (9, 9, 4)),
+    "einsum": (lambda **o: layers.MaskedEinsumDense("abc,cde->abde", (None, 2, 5), **o), (6, 4)),
+}
+GRANULARITIES = ("element", "row", "kernel", "filter")
+every_layer = pytest.mark.parametrize("name", LAYERS)
+
+
+def built(name, **options):
+    make, shape = LAYERS[name]
+    layer = make(**options)
+    layer.build((None, *shape))
+    return layer, np.random.default_rng(0).normal(size=(3, *shape)).astype("float32")
+
+
+def halved(layer, seed=0):
+    for i, m in enumerate(layer.masked.values()):
+        n = int(np.prod(m.mask.shape))
+        noise = np.random.default_rng(seed + i).normal(size=m.mask.shape)
+        m.mask.assign(masks.select(noise, max(1, n // 2)).astype("float32"))
+    return layer
+
+
+@contextlib.contextmanager
+def policy(name):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def plain_twin(layer, x):
+    """The Keras layer with zeros written into its kernels."""
+    base = {v: k for k, v in layers.MASKED_CLASS.items()}[type(layer)]
+    own = ("granularity", "search", "density", "count")
+    twin = base.from_config({k: v for k, v in layer.get_config().items() if k not in own})
+    twin.build((None, *x.shape[1:]))
+    values = {m.kernel.name: m.kernel.numpy() * m.mask.numpy() for m in layer.masked.values()}
+    for variable in twin.variables:
+        source = {v.name: v for v in layer.variables}[variable.name]
+        variable.assign(values.get(variable.name, source))
+    return twin
+
+
+@every_layer
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_output_is_that_of_a_plain_layer_with_zeros(name, granularity):
+    layer, x = built(name, granularity=granularity)
+    halved(layer)
+    np.testing.assert_allclose(layer(x), plain_twin(layer, x)(x), atol=1e-6)
+
+
+@every_layer
+def test_pruned_weights_get_no_gradient_and_keep_their_value(name):
+    layer, x = built(name)
+    halved(layer)
+    kernels = [m.kernel.value for m in layer.masked.values()]
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(x) ** 2)
+    for m, gradient in zip(layer.masked.values(), tape.gradient(loss, kernels), strict=True):
+        pruned = np.broadcast_to(m.mask.numpy() == 0, m.shape)
+        assert (gradient.numpy()[pruned] == 0).all() and (gradient.numpy()[~pruned] != 0).any()
+        assert (m.kernel.numpy()[pruned] != 0).all()
+
+
+@every_layer
+def test_search_trains_scores_through_the_published_gradient(name):
+    layer, x = built(name, search=True, density=0.4)
+    ms = list(layer.masked.values())
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(x) ** 2)
+    found = tape.gradient(loss, [m.scores.value for m in ms])
+    for m, got in zip(ms, found, strict=True):
+        twin = plain_twin(layer, x)
+        variable = next(v for v in twin.variables if v.name == m.kernel.name)
+        with tf.GradientTape() as tape:
+            twin_loss = tf.reduce_sum(twin(x) ** 2)
+        dw = tape.gradient(twin_loss, variable.value).numpy()
+        expected = dw * m.kernel.numpy() * np.sign(m.scores.numpy())
+        np.testing.assert_allclose(got, expected, rtol=2e-4, atol=1e-5)
+
+
+@every_layer
+def test_search_keeps_the_count_and_frozen_weights_stay_frozen(name):
+    layer, _ = built(name, search=True, density=0.3)
+    assert {v.name.endswith("scores") for v in layer.trainable_variables} == {True}
+    layer.trainable = False
+    layer.trainable = True
+    assert {v.name.endswith("scores") for v in layer.trainable_variables} == {True}
+    for m in layer.masked.values():
+        assert m.mask.numpy().sum() == m.kept == masks.count(int(np.prod(m.mask.shape)), 0.3)
+        m.check()
+
+
+@every_layer
+@pytest.mark.parametrize("granularity", ["row", "kernel", "filter"])
+def test_group_scores_get_the_sum_of_their_groups_gradient(name, granularity):
+    layer, x = built(name, search=True, density=0.5, granularity=granularity)
+    m = next(iter(layer.masked.values()))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(layer(x) ** 2)
+    gradient = tape.gradient(loss, m.scores.value)
+    assert gradient.shape == m.mask.shape and np.any(gradient.numpy() != 0)
+
+
+def test_a_stale_mask_is_refused_at_saving(tmp_path):
+    network = keras.Sequential([keras.Input((7,)), layers.MaskedDense(5, search=True, density=0.4)])
+    network.layers[0].masked["kernel"].scores.assign(np.arange(35.0).reshape(7, 5)[::-1])
+    with pytest.raises(RuntimeError, match="differs from its scores"):
+        network.save(tmp_path / "x.keras")
+
+
+@every_layer
+@pytest.mark.parametrize("search", [False, True])
+def test_keras_round_trip(name, search, tmp_path):
+    options = {"search": True, "density": 0.4} if search else {}
+    make, shape = LAYERS[name]
+    network = keras.Sequential([keras.Input(shape), make(granularity="element", **options)])
+    layer, x = network.layers[0], built(name)[1]
+    if not search:
+        halved(layer)
+    network.save(tmp_path / "x.keras")
+    again = keras.models.load_model(tmp_path / "x.keras")
+    np.testing.assert_array_equal(again(x), network(x))
+    assert again.layers[0].get_config() == layer.get_config()
+    for m, n in zip(layer.masked.values(), again.layers[0].masked.values(), strict=True):
+        np.testing.assert_array_equal(m.mask.numpy(), n.mask.numpy())
+
+
+@every_layer
+def test_kernels_formed_once_change_nothing_but_the_gradient(name):
+    make, shape = LAYERS[name]
+    network = keras.Sequential([keras.Input(shape), make()])
+    halved(network.layers[0])
+    x = tf.constant(built(name)[1])
+    outside = network(x)
+    with layers.kernels_formed_once(network):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(x)
+            inside = network(x)
+        kernels = [m.kernel.value for m in layers.masked_kernels(network)]
+        assert tape.gradient(inside, kernels) == [None] * len(kernels)
+    np.testing.assert_array_equal(inside, outside)
+    assert (tape.gradient(inside, x).numpy() != 0).any()
+
+
+@every_layer
+def test_mixed_precision(name):
+    with policy("mixed_bfloat16"):
+        make, shape = LAYERS[name]
+        network = keras.Sequential([keras.Input(shape), make()])
+    x = built(name)[1]
+    assert network(x).dtype == tf.bfloat16
+    with layers.kernels_formed_once(network):
+        assert network(x).dtype == tf.bfloat16
+
+
+def test_options_without_effect_are_refused():
+    with pytest.raises(ValueError, match="only with search=True"):
+        layers.MaskedDense(3, density=0.5)
+    with pytest.raises(ValueError, match=r"density must be in \(0, 1\]"):
+        layers.MaskedDense(3, density=1.5, search=True)
+    with pytest.raises(NotImplementedError, match="bypasses the mask"):
+        built("dense")[0].enable_lora(2)
