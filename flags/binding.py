@@ -116,9 +116,7 @@ def scan(argv: Sequence[str]) -> dict[str, str | None]:
     value: it is read as the latter. That is right for every choice.
     """
     found: dict[str, str | None] = {}
-    words = list(argv[1:])
-    words = words[: words.index("--")] if "--" in words else words
-    for word, following in itertools.pairwise([*words, "-"]):
+    for word, following in itertools.pairwise([*argv[1:], "-"]):
         name, equals, value = word.lstrip("-").partition("=")
         if word.startswith("-"):
             found[name] = value if equals else None if following.startswith("-") else following
@@ -159,7 +157,6 @@ class _HelpFlag(absl_flags.BooleanFlag):
 def _parse(argv: list[str], tree: Branch, options: Branch, about: str) -> dict[str, str]:
     """Defines the flags of both trees, lets absl parse, gives what was set."""
     values = absl_flags.FlagValues()
-    values.set_gnu_getopt(True)
     sections: list[str] = []
     for section, node in [*_sections(options, "options"), *_sections(tree, "options")]:
         absl_flags.DEFINE_flag(_flag(node), values, module_name=section)

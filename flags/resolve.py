@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flags.tree import MISSING, Branch, Leaf, Level, texts
-from flags.values import expected, field_docs, is_none, optional
+from flags.values import field_docs, is_none, optional
 
 Choices = Callable[[type], Mapping[str, type] | None]
 
@@ -64,7 +64,6 @@ class Resolver:
         is_class = isinstance(inner, type)
         if is_class and (dataclasses.is_dataclass(inner) or self._choices_of(inner) is not None):
             return self._branch(inner, default, path, f"{path}.", doc, paths, may_be_none)
-        expected(annotation)  # an unsupported type shows at once, not when somebody sets it
         level, raw = self._said(paths, only_settled=True)
         return Leaf(path, doc, annotation, default if level is None else raw, level)
 

@@ -167,6 +167,7 @@ class Trades(Adversarial):
         super().__post_init__()
         if self.beta < 0:
             raise ValueError(f"beta must be at least 0; received beta={self.beta!r}")
+        _ = self.training_attack  # an attack that cannot climb the divergence raises now
 
     @property
     def training_attack(self):

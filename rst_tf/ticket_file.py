@@ -6,12 +6,14 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 FORMAT = 1
+_DAMAGE = (OSError, EOFError, LookupError, TypeError, ValueError, NotImplementedError)
 
 
 def save(ticket, path: str | Path) -> None:
@@ -63,7 +65,7 @@ def load(path: str | Path):
         )
     except FileNotFoundError:
         raise
-    except (OSError, EOFError, LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (*_DAMAGE, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not a ticket, or is damaged: {error}") from error
 
 

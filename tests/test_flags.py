@@ -600,12 +600,15 @@ def test_a_preset_that_cannot_be_read_is_named(presets, name, content, parts):
 
 
 def test_flags_may_come_from_a_file(tmp_path):
-    (tmp_path / "flags.txt").write_text("--objective=natural\n--rounds=8\n")
-    assert config(P, f"--flagfile={tmp_path}/flags.txt") == Pruning(objective=Natural(), rounds=8)
+    lines = ["# a comment", A, "--objective.warmup=3", "--objective.attack=fgsm"]
+    (tmp_path / "flags.txt").write_text("\n".join(lines))
+    given = [P, f"--flagfile={tmp_path}/flags.txt", "--objective.attack.epsilon=.3"]
+    assert config(*given) == Pruning(objective=Adversarial(FGSM(0.3), warmup=3))
 
 
 TOY_EXPERIMENTS = '''
 import dataclasses
+import os
 from rst_tf.registry import Registry, choices
 
 class Experiment:
@@ -637,7 +640,15 @@ class Counting(Experiment):
         }
         if self.fail:
             raise errors[self.fail]
-        print("ran", self.upto, workdir, type(workdir).__name__)
+        print("ran", self.upto, workdir, type(workdir).__name__, os.environ["TF_CPP_MIN_LOG_LEVEL"])
+
+@EXPERIMENTS.register("idle")
+@dataclasses.dataclass(frozen=True)
+class Idle(Experiment):
+    """Does nothing."""
+
+    def run(self, workdir):
+        pass
 '''
 TOY_REPORT = 'def write(workdir, out=None):\n    print("reported", workdir)\n'
 
@@ -656,10 +667,14 @@ def program(tmp_path_factory):
     (home / "experiments").mkdir()
     (home / "experiments" / "experiment.py").write_text(TOY_EXPERIMENTS)
 
+    quiet = "TF_CPP_MIN_LOG_LEVEL"
+    env = {name: value for name, value in os.environ.items() if name != quiet}
+
     def start(*arguments):
         return subprocess.run(
             [sys.executable, "run_experiments.py", *arguments],
             cwd=home,
+            env=env,
             capture_output=True,
             text=True,
             check=False,
@@ -684,7 +699,7 @@ C = "--experiment=counting"
 )
 def test_program_runs_and_reports(program, given, upto, workdir):
     done = program(*given)
-    assert done.stdout.splitlines() == [f"ran {upto} {workdir} PosixPath", f"reported {workdir}"]
+    assert done.stdout.splitlines() == [f"ran {upto} {workdir} PosixPath 2", f"reported {workdir}"]
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -715,6 +730,12 @@ def test_program_shows_tracebacks_of_bugs_and_on_demand(program):
     assert "Traceback" in shown.stderr
     assert shown.stderr.endswith("run_experiments: error: two lines\n")
     assert shown.returncode == 1
+
+
+def test_program_says_what_the_flags_leave_of_a_preset(program):
+    done = program("--preset=quick_start", "--experiment=idle")
+    line = "run_experiments: the flags' choices have no upto, set by the preset\n"
+    assert (done.returncode, done.stderr) == (0, line)
 
 
 def test_program_helps(program):

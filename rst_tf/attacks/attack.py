@@ -105,9 +105,11 @@ def _checked_batch(x, y):
 
 
 def _short(value) -> str:
-    if isinstance(value, float) and 0 < value < 1:
-        levels = value * 255
-        if math.isclose(levels, round(levels), rel_tol=1e-9) and round(levels) > 0:
-            return f"{round(levels)}/255"
-        return f"{value:.6g}"
+    """Numbers as people write them: 0.1 as it is, 0.0313725490... as 8/255."""
+    if isinstance(value, float):
+        decimal = f"{value:.4g}"
+        levels = round(value * 255)
+        if float(decimal) != value and math.isclose(levels, value * 255, rel_tol=1e-9):
+            return f"{levels}/255"
+        return decimal
     return str(value)

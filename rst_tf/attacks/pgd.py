@@ -50,6 +50,8 @@ class PGD(Attack):
                 raise ValueError(
                     f"{name} must be one of {values}; received {getattr(self, name)!r}"
                 )
+        if self.loss == "kl" and self.start == "clean":
+            raise ValueError("loss='kl' has no gradient at start='clean'; use uniform or gaussian")
         if self.restarts > 1 and self.start == "clean":
             raise ValueError(f"restarts={self.restarts} from start='clean' would all be the same")
 

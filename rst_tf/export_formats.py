@@ -1,0 +1,129 @@
+"""The formats of `export`: how each is written, and how its own runtime runs what was written."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+Name = Literal["keras", "saved_model", "litert", "onnx"]
+Run = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One format.
+
+    Args:
+        suffix: Of its file; empty where the artefact is a folder.
+        write: Writes a plain Keras model to a path that does not exist.
+        load: What its runtime makes of the path: a function from images [n, ...] to outputs
+            [n, ...], NumPy arrays, for any n.
+        packages: What it needs that the library itself does not.
+    """
+
+    suffix: str
+    write: Callable[..., None]
+    load: Callable[[Path], Run]
+    packages: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> list[str]:
+        """Packages that are not installed."""
+        return [name for name in self.packages if importlib.util.find_spec(name) is None]
+
+
+def _write_keras(model, path: Path) -> None:
+    model.save(path)
+
+
+def _load_keras(path: Path) -> Run:
+    import keras
+    import tensorflow as tf
+
+    model = keras.models.load_model(path, compile=False)
+    image = model.inputs[0]
+    signature = [tf.TensorSpec(image.shape, image.dtype)]
+    run = tf.function(lambda x: model(x, training=False), input_signature=signature)
+    return lambda x: run(x).numpy()
+
+
+def _write_saved_model(model, path: Path) -> None:
+    model.export(path, format="tf_saved_model", verbose=False)
+
+
+def _load_saved_model(path: Path) -> Run:
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(path)
+    return lambda x: loaded.serve(x).numpy()
+
+
+def _write_litert(model, path: Path) -> None:
+    import tensorflow as tf
+
+    standard = {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS]}  # what every device has
+    model.export(path, format="litert", verbose=False, target_spec=standard)
+
+
+def _load_litert(path: Path) -> Run:
+    import tensorflow as tf
+
+    run = tf.lite.Interpreter(model_path=str(path)).get_signature_runner()
+    (image,), (logits,) = run.get_input_details(), run.get_output_details()
+    return lambda x: run(**{image: x})[logits]
+
+
+def _write_onnx(model, path: Path) -> None:
+    model.export(path, format="onnx", verbose=False)
+
+
+def _load_onnx(path: Path) -> Run:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (image,) = session.get_inputs()
+    return lambda x: session.run(None, {image.name: x})[0]
+
+
+FORMATS: Mapping[str, Format] = {
+    "keras": Format(".keras", _write_keras, _load_keras),
+    "saved_model": Format("", _write_saved_model, _load_saved_model),
+    "litert": Format(".tflite", _write_litert, _load_litert),
+    "onnx": Format(".onnx", _write_onnx, _load_onnx, ("onnx", "tf2onnx", "onnxruntime")),
+}
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps what libraries print, from Python or C++, off the terminal; an error has it as a note.
+
+    It holds for the whole process: another thread's output is lost as well.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with contextlib.ExitStack() as stack:
+        heard = stack.enter_context(tempfile.TemporaryFile())
+        text = stack.enter_context(open(os.dup(heard.fileno()), "w", buffering=1))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.enter_context(contextlib.redirect_stdout(text))
+        stack.enter_context(contextlib.redirect_stderr(text))
+        for number in (1, 2):
+            kept = os.dup(number)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, number)
+            os.dup2(heard.fileno(), number)
+        try:
+            yield
+        except Exception as error:
+            heard.seek(0)
+            error.add_note(heard.read().decode(errors="replace")[-4000:])
+            raise
