@@ -56,6 +56,10 @@ def main(argv: list[str]) -> None:
         print(f"{PROGRAM}: the flags' choices have no {path}, set by the preset", file=sys.stderr)
     name = Path(bound.options.preset or bound.values[binding.kind]).stem
     workdir = Path(bound.options.workdir or Path("runs", name))
+    if not bound.options.debug:
+        from rst_tf.quiet import start_tensorflow
+
+        start_tensorflow()
     bound.config.run(workdir)
 
     from rst_tf.analysis import report

@@ -5,7 +5,6 @@ import dataclasses
 import gzip
 import io
 import os
-import shutil
 import statistics
 import tarfile
 import tempfile
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rst_tf.export_formats import FORMATS, Format, Name, Run, quiet
+from rst_tf.export_formats import FORMATS, Name, Run, quiet
 from rst_tf.registry import unknown
 
 _TOLERANCE = 1e-5
@@ -34,7 +33,7 @@ class Artefact:
         weights: Number of weights in kernels and other variables of rank 2 or more, biases apart.
         zeros: How many of them are exactly 0.
         max_difference: Largest absolute difference from the network's outputs.
-        latency_ms: Median time for one image, in milliseconds, with the runtime's own settings.
+        latency_ms: Median time for one image on the CPU, in milliseconds, by the runtime's default.
     """
 
     format: str
@@ -102,64 +101,137 @@ def export(
             max(1, largest |output|), for the sample's batch size or another.
         ImportError: A package of the format is not installed.
     """
-    if format not in FORMATS:
-        raise ValueError(unknown("format", format, list(FORMATS)))
-    kind, path = FORMATS[format], Path(path)
-    _check_path(path, format, kind, overwrite)
-    if latency_runs < 1:
-        raise ValueError(f"latency_runs must be at least 1; received latency_runs={latency_runs!r}")
-    if kind.missing:
-        raise ImportError(
-            f"format={format!r} needs {', '.join(kind.missing)}: pip install rst-tf[export]"
-        )
+    from rst_tf.portable import portable, weights
+
+    path = Path(path)
+    _check(path, format, latency_runs, overwrite)
     model = portable(network)
     images = _images(model, sample, seed)
     with _beside(path) as folder, quiet():
-        made = folder / path.name
+        made = Path(folder) / path.name
         with _failing_as(f"format={format!r}: the network cannot be written"):
-            kind.write(model, made)
-        with _failing_as(f"format={format!r}: what was written does not run"):
-            run = kind.load(made)
-            difference = _difference(network, run, images, format)
-        weights, zeros = _weights(model)
-        latency = _latency_ms(run, images[:1], latency_runs)
-        sizes = _size(made), len(gzip.compress(_content(made), 9, mtime=0))
+            FORMATS[format].write(model, made)
+        difference, latency = _tried(made, format, network, images, latency_runs)
+        size, packed = _size(made), len(gzip.compress(_content(made), 9, mtime=0))
         _put(made, path)
-    return Artefact(format, path, *sizes, weights, zeros, difference, latency)
+    return Artefact(format, path, size, packed, *weights(model), difference, latency)
 
 
-def portable(network):
-    """A plain copy of a network that needs Keras only: baked, without rst_tf.Normalization.
+def _check(path: Path, format: str, latency_runs: int, overwrite: bool) -> None:
+    if format not in FORMATS:
+        raise ValueError(unknown("format", format, list(FORMATS)))
+    kind = FORMATS[format]
+    others = {other.suffix for other in FORMATS.values()} - {kind.suffix}
+    if path.suffix in others if not kind.suffix else path.suffix != kind.suffix:
+        wanted = f"end in {kind.suffix!r}" if kind.suffix else "be a folder"
+        raise ValueError(f"path must {wanted} for format={format!r}; received path={str(path)!r}")
+    if path.exists() and not overwrite:
+        raise ValueError(f"path={str(path)!r} exists; overwrite=True replaces it")
+    if path.exists() and not (path if kind.suffix else path / "saved_model.pb").is_file():
+        raise ValueError(f"path={str(path)!r} is not of format={format!r} and is not replaced")
+    if latency_runs < 1:
+        raise ValueError(f"latency_runs must be at least 1; received latency_runs={latency_runs!r}")
+    if kind.missing:
+        missing = ", ".join(kind.missing)
+        raise ImportError(f"format={format!r} needs {missing}: pip install rst-tf[export]")
 
-    Raises:
-        ValueError: The network is a trainer, subclassed, of several inputs or outputs, of a fixed
-            batch size, or has another layer of rst_tf's.
-    """
+
+def _images(model, sample: np.ndarray | None, seed: int) -> np.ndarray:
+    """The images to compare on, of the network's type and shape, at least one."""
+    image = model.inputs[0]
+    shape = tuple(image.shape[1:])
+    if sample is None:
+        if None in shape:
+            raise ValueError(f"sample is needed: the network takes images of any size, {shape}")
+        sample = np.random.default_rng(seed).random((8, *shape))
+    sample = np.asarray(sample, image.dtype)
+    fits = sample.ndim == len(shape) + 1 and len(sample) > 0
+    if not fits or any(n not in (None, m) for n, m in zip(shape, sample.shape[1:], strict=True)):
+        raise ValueError(f"sample must be images [n, *{shape}]; received shape {sample.shape}")
+    return sample
+
+
+def _tried(made: Path, format: str, network, images: np.ndarray, runs: int) -> tuple[float, float]:
+    """Largest difference from the network's outputs, and the median milliseconds for one image."""
+    import tensorflow as tf
+
+    first = images[:1]
+    batches = [images, first if len(images) > 1 else images.repeat(2, axis=0)]
+    with tf.device("CPU:0"):  # a GPU's TensorFloat-32 is coarser than the tolerance
+        with _failing_as(f"format={format!r}: what was written does not run"):
+            run = FORMATS[format].load(made)
+            found = [run(batch) for batch in batches]
+        expected = [_outputs(network, batch) for batch in batches]
+        difference = max(map(_difference, expected, found, [format] * len(found)))
+        return difference, _latency_ms(run, first, runs)
+
+
+def _outputs(network, images: np.ndarray) -> np.ndarray:
     import keras
 
-    from rst_tf.layers import masked_layers, walk
-    from rst_tf.surgery import baked
-    from rst_tf.trainer import RobustTrainer
+    given = keras.tree.pack_sequence_as(network.input, [images])
+    return np.asarray(keras.tree.flatten(network(given, training=False))[0])
 
-    if isinstance(network, RobustTrainer):
-        raise ValueError("network is a RobustTrainer; export trainer.network")
-    plain_kinds = keras.Sequential | keras.src.models.Functional
-    if not isinstance(network, plain_kinds) or not network.built or masked_layers(network):
-        network = baked(network)  # which refuses what cannot be copied
-    pairs = []
 
-    def convert(layer):
-        pairs.append((layer, _plain_layer(layer)))
-        return pairs[-1][1]
+def _difference(expected: np.ndarray, found: np.ndarray, format: str) -> float:
+    if found.shape != expected.shape:
+        raise ValueError(f"format={format!r} gives {found.shape} in place of {expected.shape}")
+    difference = float(np.abs(found - expected).max())
+    allowed = _TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    if not difference <= allowed:  # not a number is not close either
+        raise ValueError(
+            f"format={format!r} gives outputs that differ by {difference:.2e}, more than "
+            f"{allowed:.2e}"
+        )
+    return difference
 
-    copy = keras.models.clone_model(network, clone_function=convert, recursive=True)
-    for old, new in pairs:
-        for source, target in zip(walk(old), walk(new), strict=True):
-            store = {}
-            source.save_own_variables(store)
-            target.load_own_variables(store)
-    for layer in walk(copy):
-        if type(layer).__module__.partition(".")[0] == "rst_tf":
-            kind = type(layer).__name__
-            raise ValueError(f"layer {layer.name!r} could not be loaded without rst_tf: {kind}")
-    return _of_one_tensor(copy)
+
+def _latency_ms(run: Run, image: np.ndarray, runs: int) -> float:
+    times = []
+    for _ in range(_WARM_UP + runs):
+        start = time.perf_counter()
+        run(image)
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times[_WARM_UP:])
+
+
+def _size(made: Path) -> int:
+    files = made.rglob("*") if made.is_dir() else [made]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _content(made: Path) -> bytes:
+    """The file, or the folder as a tar archive without owners and dates."""
+    if made.is_file():
+        return made.read_bytes()
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for file in sorted(made.rglob("*")):
+            entry = tarfile.TarInfo(str(file.relative_to(made)))
+            if file.is_file():
+                entry.size = file.stat().st_size
+                archive.addfile(entry, io.BytesIO(file.read_bytes()))
+    return buffer.getvalue()
+
+
+def _beside(path: Path) -> tempfile.TemporaryDirectory:
+    """A temporary folder on the file system of a path, from where a file can be renamed to it."""
+    home = next(parent for parent in path.absolute().parents if parent.exists())
+    return tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=home)
+
+
+def _put(made: Path, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():  # which a rename does not replace; it goes with the temporary folder
+        os.replace(path, made.with_name(f"{path.name}.replaced"))
+    os.replace(made, path)
+
+
+@contextlib.contextmanager
+def _failing_as(what: str) -> Iterator[None]:
+    """Turns whatever an exporter or a runtime raises into one line."""
+    try:
+        yield
+    except Exception as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{what}: {first}") from error

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import os
 import sys
@@ -49,14 +50,17 @@ def _load_keras(path: Path) -> Run:
     import tensorflow as tf
 
     model = keras.models.load_model(path, compile=False)
-    image = model.inputs[0]
-    signature = [tf.TensorSpec(image.shape, image.dtype)]
-    run = tf.function(lambda x: model(x, training=False), input_signature=signature)
+    run = tf.function(lambda x: model(x, training=False), input_signature=_signature(model))
     return lambda x: run(x).numpy()
 
 
 def _write_saved_model(model, path: Path) -> None:
-    model.export(path, format="tf_saved_model", verbose=False)
+    import keras
+
+    archive = keras.export.ExportArchive()  # model.export stores every weight twice: keras#23553
+    forward = functools.partial(model, training=False)
+    archive.add_endpoint("serve", forward, input_signature=_signature(model))
+    archive.write_out(path, verbose=False)
 
 
 def _load_saved_model(path: Path) -> Run:
@@ -82,7 +86,8 @@ def _load_litert(path: Path) -> Run:
 
 
 def _write_onnx(model, path: Path) -> None:
-    model.export(path, format="onnx", verbose=False)
+    signature = _signature(model)  # without it Keras refuses a model that was never called
+    model.export(path, format="onnx", verbose=False, input_signature=signature)
 
 
 def _load_onnx(path: Path) -> Run:
@@ -91,6 +96,13 @@ def _load_onnx(path: Path) -> Run:
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (image,) = session.get_inputs()
     return lambda x: session.run(None, {image.name: x})[0]
+
+
+def _signature(model) -> list:
+    import tensorflow as tf
+
+    image = model.inputs[0]
+    return [tf.TensorSpec(image.shape, image.dtype, "image")]
 
 
 FORMATS: Mapping[str, Format] = {

@@ -58,27 +58,35 @@ class CoupledSGD(keras.optimizers.Optimizer):
         self.momentum = momentum
         self.coupled_decay = weight_decay
         self.nesterov = nesterov
-        self._mask_of = {}
+        self._pairs, self._mask_at = [], {}
 
     def build(self, variables):
         """One velocity per variable."""
         if not self.built:
             super().build(variables)
             self.velocities = self.add_optimizer_variables(variables, "velocity")
+            self._place_masks()
 
     def spare_pruned(self, pairs) -> None:
         """Keeps weight decay off pruned weights; `pairs` are (kernel, mask) variables."""
-        self._mask_of = {id(kernel): mask for kernel, mask in pairs}
+        self._pairs = [(kernel, mask) for kernel, mask in pairs if kernel.trainable]
+        if self.built:
+            self._place_masks()
+
+    def _place_masks(self):
+        index = self._get_variable_index
+        self._mask_at = {index(kernel): mask for kernel, mask in self._pairs}
 
     def update_step(self, gradient, variable, learning_rate):
         """One step of one variable."""
         rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
+        index = self._get_variable_index(variable)
         if self.coupled_decay:
             pull = self.coupled_decay * variable
-            mask = self._mask_of.get(id(variable))
+            mask = self._mask_at.get(index)
             gradient = gradient + (pull if mask is None else pull * mask)
-        velocity = self.velocities[self._get_variable_index(variable)]
+        velocity = self.velocities[index]
         moved = self.momentum * velocity + gradient
         self.assign(velocity, moved)
         if self.nesterov:
@@ -98,8 +106,8 @@ class CoupledSGD(keras.optimizers.Optimizer):
 def spare_pruned(optimizer, masked) -> None:
     """Makes any optimiser's weight decay leave pruned weights where they are.
 
-    Must come before the optimiser is built. For a Keras optimiser the decay of the masked kernels
-    is switched off and applied by the returned function's caller through `decay_kept`.
+    Must come before a Keras optimiser is built: its own decay of masked kernels is switched off,
+    and `decay_kept`, called before each step, takes its place.
 
     Args:
         optimizer: A Keras optimiser.

@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from rst_tf.analysis.formats import densities, percentages
 from rst_tf.analysis.results import Row
-from rst_tf.analysis.runs import FirstLayer, Run, image_sides
+from rst_tf.analysis.runs import FirstLayer, Run
 from rst_tf.analysis.style import BLUE, GREY, SEQUENTIAL, WIDTH
 from rst_tf.analysis.tables import Estimate, Line, Table
 
@@ -70,16 +70,16 @@ def over_steps(runs: Sequence[Run], table: Table) -> Figure:
 def first_layer(layers: Sequence[FirstLayer]) -> Figure | None:
     """The masks of the first layer, round by round.
 
-    A dense layer over square images gives kept weights per pixel; any other layer gives the kept
-    fraction of each output channel. None without tickets, or if nothing is pruned.
+    A layer that reads flattened images gives kept weights per pixel; any other layer gives the
+    kept fraction of each output channel. None without tickets, or if nothing is pruned.
     """
     if all(layer.mask.all() for layer in layers):
         return None
     names = percentages([layer.density for layer in layers])
-    sides = image_sides(layers[0].mask.shape)
-    if sides is None:
+    image = layers[0].image
+    if image is None:
         return _channels(layers, names)
-    return _pixels([layer.mask.sum(axis=1).reshape(sides).sum(axis=2) for layer in layers], names)
+    return _pixels([layer.mask.sum(axis=1).reshape(image).sum(axis=2) for layer in layers], names)
 
 
 def _panels(names: Iterable[str], split: str) -> tuple[Figure, list[Axes]]:
@@ -172,7 +172,7 @@ def _pixels(counts: Sequence[np.ndarray], names: Sequence[str]) -> Figure:
     bar = figure.colorbar(picture, ax=list(grid.flat), pad=0.02, aspect=11 * lines)
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.set_label("kept weights per pixel")
+    bar.set_label("kept weights\nper pixel")
     bar.outline.set_visible(False)
     return figure
 

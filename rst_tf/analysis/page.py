@@ -45,7 +45,7 @@ tbody tr.chosen { background: var(--tint); font-weight: 600; }
 .notes { margin: .75rem 0 0; padding: 0; list-style: none; }
 figure { margin: 1.75rem 0 2.25rem; }
 figure img { display: block; width: 100%; min-width: 34rem; height: auto; }
-figure.narrow img { width: 62%; min-width: 22rem; }
+figure.narrow img { width: 62%; min-width: 21rem; }
 figcaption { margin-top: .5rem; }
 .reading li { margin-bottom: .5rem; }
 details { border-top: 1px solid var(--line); padding: .6rem 0; }
@@ -63,23 +63,25 @@ code { font-family: ui-monospace, "Liberation Mono", Menlo, monospace; font-size
   h2 { break-after: avoid; }
   figure, tr, li, .headline { break-inside: avoid; }
   .wide { overflow: visible; }
-  figure img { min-width: 0; }
+  figure img, figure.narrow img { min-width: 0; }
 }
 """
 
 
-def html(runs: Sequence[Run], table: Table, svgs: Mapping[str, bytes]) -> str:
+def html(
+    runs: Sequence[Run], table: Table, svgs: Mapping[str, bytes], captions: Mapping[str, str]
+) -> str:
     """The whole page.
 
     Args:
         runs: One experiment's runs.
         table: Of these runs.
         svgs: The figures, by name, in the order in which they are shown.
+        captions: By name; there may be more than figures.
     """
-    captions = words.captions(table, runs[0].first_layers())
     title = escape(words.title(runs[0]))
     names = escape(", ".join(run.workdir.resolve().name for run in runs))
-    figures = (
+    figures = "".join(
         _figure(number, name, svg, captions[name], narrow=table.attack is None and name != "masks")
         for number, (name, svg) in enumerate(svgs.items(), start=1)
     )
@@ -101,7 +103,7 @@ def html(runs: Sequence[Run], table: Table, svgs: Mapping[str, bytes]) -> str:
 <h2>By density</h2>
 {_table(table)}
 <h2>Figures</h2>
-{"".join(figures)}<h2>How to read these numbers</h2>
+{figures}<h2>How to read these numbers</h2>
 <ul class="reading">
 {reading}</ul>
 <h2>How it was made</h2>

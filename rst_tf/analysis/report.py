@@ -33,18 +33,18 @@ def write_seeds(workdirs: Sequence[str | Path], out: str | Path) -> None:
     """
     loaded = [runs.load(workdir) for workdir in workdirs]
     runs.same_experiment(loaded)
-    table = tables.table(loaded)
+    table, layers = tables.table(loaded), loaded[0].first_layers()
     drawn = {
         "density": style.rendered(lambda: figures.over_density(table)),
         "steps": style.rendered(lambda: figures.over_steps(loaded, table)),
-        "masks": style.rendered(lambda: figures.first_layer(loaded[0].first_layers())),
+        "masks": style.rendered(lambda: figures.first_layer(layers)),
     }
     pictures = {name: both for name, both in drawn.items() if both is not None}
     files = {"table.csv": formats.comma_separated(table), "table.md": formats.markdown(table)}
     for name, (png, svg) in pictures.items():
         files |= {f"{name}.png": png, f"{name}.svg": svg}
     svgs = {name: svg for name, (_, svg) in pictures.items()}
-    files["report.html"] = page.html(loaded, table, svgs)
+    files["report.html"] = page.html(loaded, table, svgs, words.captions(table, layers))
     for name, content in files.items():
         write_bytes(Path(out, name), content if isinstance(content, bytes) else content.encode())
     print(_summary(loaded, table, Path(out), list(pictures)))

@@ -6,7 +6,6 @@ A report over half a file would look like a report over all of it, so nothing is
 import csv
 import dataclasses
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +24,7 @@ class Row:
         kept: Number of weights kept.
         attack: The attack of the robust columns, in words, or None if there is none.
         loss: Mean loss, or None if not measured; not finite after a diverged training.
-        accuracy: Fraction in [0, 1].
+        accuracy: Fraction in [0, 1], or None if not measured (train only).
         robust_loss: Mean loss under the attack, or None if not measured.
         robust_accuracy: Fraction in [0, 1], or None if not measured.
     """
@@ -37,13 +36,16 @@ class Row:
     kept: int
     attack: str | None
     loss: float | None
-    accuracy: float
+    accuracy: float | None
     robust_loss: float | None
     robust_accuracy: float | None
 
     @property
     def measure(self) -> float:
-        """What networks are chosen by: robust accuracy, or accuracy if there is no attack."""
+        """What networks are chosen by: robust accuracy, or accuracy if there is no attack.
+
+        Every validation and test row has one.
+        """
         return self.accuracy if self.robust_accuracy is None else self.robust_accuracy
 
 
@@ -110,13 +112,15 @@ def _row(cells: Sequence[str]) -> Row:
         kept=_count(cell, "kept", 1),
         attack=cell["attack"] or None,
         loss=_number(cell, "loss") if cell["loss"] else None,
-        accuracy=_fraction(cell, "accuracy"),
+        accuracy=_fraction(cell, "accuracy") if cell["accuracy"] else None,
         robust_loss=_number(cell, "robust_loss") if cell["robust_loss"] else None,
         robust_accuracy=_fraction(cell, "robust_accuracy") if cell["robust_accuracy"] else None,
     )
     if row.density == 0.0:
         raise ValueError("density must be in (0, 1]; received 0")
-    if (row.attack is None) != (row.robust_accuracy is None):
+    if row.split != "train" and row.accuracy is None:
+        raise ValueError("accuracy must not be empty")
+    if row.split != "train" and (row.attack is None) != (row.robust_accuracy is None):
         raise ValueError("attack and robust_accuracy must be both given or both empty")
     return row
 
@@ -130,7 +134,7 @@ def _number(cell: dict[str, str], name: str) -> float:
 
 def _fraction(cell: dict[str, str], name: str) -> float:
     value = _number(cell, name)
-    if math.isnan(value) or not 0.0 <= value <= 1.0:
+    if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} must be in [0, 1]; received {cell[name]!r}")
     return value
 

@@ -7,7 +7,6 @@ looks at a test row to choose anything.
 import dataclasses
 import json
 import math
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 
 from rst_tf.analysis import results
 from rst_tf.analysis.results import Row
+from rst_tf.ticket import Ticket
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +41,14 @@ class FirstLayer:
         name: The layer's name, for people.
         mask: Bool array of the kernel's shape, `(inputs, units)` or `(height, width, in, out)`;
             True is kept.
+        image: (height, width, channels) if the layer reads flattened images, else None.
     """
 
     round: int
     density: float
     name: str
     mask: np.ndarray
+    image: tuple[int, int, int] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,8 +111,22 @@ class Run:
             ValueError: A ticket file is damaged; names it.
         """
         tickets = self.workdir / "tickets"
-        paths = {round: tickets / f"round_{round:02d}.npz" for round in self.rounds()}
-        return tuple(_first_layer(r, path) for r, path in paths.items() if path.is_file())
+        found = []
+        for round in self.rounds():
+            path = tickets / f"round_{round:02d}.npz"
+            if path.is_file():
+                ticket = Ticket.load(path)
+                entry = ticket.entries[0]
+                mask = np.broadcast_to(entry.mask, entry.shape)
+                image = self._image(entry.shape)
+                found.append(FirstLayer(round, ticket.density, entry.name, mask, image))
+        return tuple(found)
+
+    def _image(self, kernel: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The images' shape, if a kernel of this shape reads them flattened."""
+        shape = tuple(self.config.get("dataset", {}).get("shape", ()))
+        flat = len(kernel) == 2 and len(shape) == 3 and math.prod(shape) == kernel[0]
+        return shape if flat else None
 
     def _choices(self, round: int) -> list[Choice]:
         pairs = zip(self.curve(round, "valid"), self.curve(round, "test"), strict=True)
@@ -144,43 +160,15 @@ def _config(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: {name} must be a JSON object")
     if not isinstance(parts["experiment"].get("name"), str):
         raise ValueError(f"{path}: experiment.name must be text")
+    shape = parts.get("dataset", {}).get("shape", [])
+    if not isinstance(shape, list) or any(type(side) is not int for side in shape):
+        raise ValueError(f"{path}: dataset.shape must be a list of counts; received {shape!r}")
     examples = parts.get("dataset", {}).get("test_examples")
     if examples is not None and (type(examples) is not int or examples < 1):
         raise ValueError(
             f"{path}: dataset.test_examples must be a positive count; received {examples!r}"
         )
     return config
-
-
-def _first_layer(round: int, path: Path) -> FirstLayer:
-    """Reads the masks of a ticket file, and nothing else: `Ticket.load` would load Keras."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            entries = json.loads(file["header"].tobytes())["entries"]
-            masks = [_mask(entry, file[f"mask_{i}"]) for i, entry in enumerate(entries)]
-    except (OSError, EOFError, LookupError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a ticket, or is damaged: {error}") from error
-    density = sum(int(mask.sum()) for mask in masks) / sum(mask.size for mask in masks)
-    return FirstLayer(round, density, entries[0]["name"], masks[0])
-
-
-def _mask(entry: dict[str, Any], bits: np.ndarray) -> np.ndarray:
-    shape = tuple(entry["mask_shape"])
-    mask = np.unpackbits(bits, count=int(np.prod(shape))).astype(bool).reshape(shape)
-    return np.broadcast_to(mask, entry["shape"])
-
-
-def image_sides(kernel: tuple[int, ...]) -> tuple[int, int, int] | None:
-    """Height, width and channels of the flat square image that a dense kernel reads, or None.
-
-    Args:
-        kernel: Shape; `(784, 300)` reads a 28 x 28 x 1 image, `(3072, 300)` a 32 x 32 x 3 one.
-    """
-    for channels in (1, 3):
-        side = math.isqrt(kernel[0] // channels)
-        if len(kernel) == 2 and side > 1 and side * side * channels == kernel[0]:
-            return side, side, channels
-    return None
 
 
 def same_experiment(runs: Sequence[Run]) -> None:

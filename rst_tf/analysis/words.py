@@ -2,17 +2,18 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rst_tf.analysis.formats import densities, interval, percent, steps
-from rst_tf.analysis.runs import FirstLayer, Run, image_sides
+from rst_tf.analysis.runs import FirstLayer, Run
 from rst_tf.analysis.tables import Estimate, Table, highlight, wilson
 
 TRAINED = {
-    "natural": "Trained on clean images",
-    "adversarial": "Trained on attacked images",
-    "mixed": "Trained on clean and attacked images",
-    "trades": "Trained with the TRADES objective",
+    "natural": "clean images",
+    "adversarial": "attacked images",
+    "mixed": "clean and attacked images",
+    "trades": "clean images, and held to the same answers on attacked ones (TRADES)",
 }
 
 
@@ -20,10 +21,10 @@ def title(run: Run) -> str:
     """What the experiment is, as a heading."""
     experiment = run.config["experiment"]
     said = experiment["name"].replace("_", " ").capitalize()
-    if "model" in experiment:
-        said += f" of {_name(experiment['model'])}"
+    if "network" in experiment:
+        said += f" of {_name(experiment['network'])}"
     if "data" in experiment:
-        said += f" on {_data(run)}"
+        said += f" on {_name(experiment['data'])}"
     return said
 
 
@@ -31,11 +32,11 @@ def description(runs: Sequence[Run], table: Table) -> str:
     """One paragraph: networks, data, training."""
     experiment = runs[0].config["experiment"]
     said = [_networks(table)]
-    if "model" in experiment:
-        said.append(f"The network is {phrase(experiment['model'])}.")
+    if "network" in experiment:
+        said.append(f"The network is {phrase(experiment['network'])}.")
     if "data" in experiment:
-        said.append(f"The data set is {_data(runs[0])}{_sizes(runs[0])}.")
-    said.append(_training(experiment, table))
+        said.append(f"The data set is {_name(experiment['data'])}{_sizes(runs[0])}.")
+    said.append(_training(runs[0], table))
     if len(runs) > 1:
         said.append(f"All of it was repeated with {len(runs)} seeds.")
     return " ".join(said)
@@ -113,13 +114,10 @@ def scalar(value: Any) -> str:
 
 
 def _name(value: Any) -> str:
+    """The name of a choice, or the source of data without its folders."""
     if isinstance(value, Mapping):
-        return str(value.get("name", value.get("source", phrase(value))))
+        return str(value.get("name") or Path(str(value.get("source", phrase(value)))).name)
     return scalar(value)
-
-
-def _data(run: Run) -> str:
-    return run.config.get("dataset", {}).get("name") or _name(run.config["experiment"]["data"])
 
 
 def _networks(table: Table) -> str:
@@ -152,14 +150,14 @@ def _sizes(run: Run) -> str:
     return f" ({', '.join(counts)} examples)" if counts else ""
 
 
-def _training(experiment: Mapping[str, Any], table: Table) -> str:
-    objective = experiment.get("objective")
+def _training(run: Run, table: Table) -> str:
+    objective = run.config["experiment"].get("objective")
     said = "Trained"
     if isinstance(objective, Mapping):
         name = objective.get("name")
-        said = TRAINED.get(name, f"Trained with the {name} objective")
-        if "attack" in objective:
-            said += f", the attack being {phrase(objective['attack'])},"
+        said += f" on {TRAINED[name]}" if name in TRAINED else f" with the {name} objective"
+    if run.attack("train") is not None:
+        said += f", the attack being {run.attack('train')},"
     last = steps([step for line in table.lines for step in line.last.steps])
     return f"{said} for {last} steps a round."
 
@@ -189,6 +187,6 @@ def _masks(table: Table, layers: Sequence[FirstLayer]) -> str:
     seed = f" Seed {table.seeds[0]}." if len(table.seeds) > 1 else ""
     gaps = f" No ticket file for rounds {', '.join(map(str, missing))}." if missing else ""
     what = "weights kept per output channel, a column each"
-    if image_sides(layers[0].mask.shape) is not None:
+    if layers[0].image is not None:
         what = "weights kept per input pixel (white: none)"
     return f"First layer ({layers[0].name}): {what}, by density of the network.{seed}{gaps}"

@@ -24,7 +24,9 @@ def read_folder(root: Path, image_size: int | None) -> Parts:
     for part, found in files.items():
         names, labels = zip(*found, strict=True)
         index = np.arange(start, start + len(names))
-        splits[part] = FileSplit(np.array(labels, np.int32), index, root, names, size)
+        splits[part] = FileSplit(
+            np.array(labels, np.int32), index, root, names, size, fit=image_size is not None
+        )
         start += len(names)
     return Parts(splits["train"], splits.get("valid"), splits.get("test"), classes)
 

@@ -48,14 +48,14 @@ def batches(
     import tensorflow as tf
 
     _check_batches(batch_size, augment, pad, first_step, steps)
-    n, last_epoch_step = len(split), steps_per_epoch(len(split), batch_size)
-    first_epoch, offset = divmod(first_step, last_epoch_step)
+    n, per_epoch = len(split), steps_per_epoch(len(split), batch_size)
+    first_epoch, offset = divmod(first_step, per_epoch)
     order_seed = subseed(seed, "data/order")
 
     def rows_of(epoch):
         order = _order(n, order_seed, epoch)
         start = tf.where(epoch == first_epoch, tf.constant(offset, tf.int64), 0)
-        numbers = tf.data.Dataset.range(start, last_epoch_step)
+        numbers = tf.data.Dataset.range(start, per_epoch)
         return numbers.map(lambda t: (order[t * batch_size : (t + 1) * batch_size], epoch))
 
     change = _augmentation(augment, pad, subseed(seed, "data/augment")[0])

@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from rst_tf.data.images import decoded
 from rst_tf.data.sampling import stratified
 
 
@@ -112,11 +113,19 @@ class ArraySplit(Split):
 
 @dataclass(frozen=True, eq=False)
 class FileSplit(Split):
-    """A split read from image files batch by batch; `names` are relative to `root`."""
+    """A split read from image files batch by batch.
+
+    Args:
+        root: Folder of the source.
+        names: Paths of the images below `root`.
+        size: (H, W, C) of one image.
+        fit: Whether files are scaled to that size; else they have it.
+    """
 
     root: Path
     names: tuple[str, ...]
     size: tuple[int, int, int]
+    fit: bool
 
     parallel: ClassVar[bool] = True
 
@@ -132,24 +141,25 @@ class FileSplit(Split):
 
     def pixels(self):
         """All images, read into memory."""
-        return self.decode(np.arange(len(self)))
-
-    def decode(self, rows: np.ndarray) -> np.ndarray:
-        """The images of these rows, uint8 [B, H, W, C]."""
-        from rst_tf.data.images import read_image
-
-        images = np.empty((len(rows), *self.size), np.uint8)
-        for image, row in zip(images, rows, strict=True):
-            image[:] = read_image(self.root / self.names[row], self.size)
-        return images
-
-    def reader(self):
-        """Decodes with Pillow, which names a broken file and knows every kind of the formats."""
         import tensorflow as tf
 
+        rows = tf.data.Dataset.range(len(self)).batch(64)
+        return np.concatenate(list(rows.map(self.reader(), tf.data.AUTOTUNE).as_numpy_iterator()))
+
+    def reader(self):
+        """Reads and decodes the files."""
+        import tensorflow as tf
+
+        with tf.device("CPU:0"):
+            paths = tf.constant([str(self.root / name) for name in self.names])
+        image = tf.TensorSpec(self.size, tf.uint8)
+
         def read(rows):
-            images = tf.numpy_function(self.decode, [rows], tf.uint8, stateful=False)
-            return tf.ensure_shape(images, (None, *self.size))
+            return tf.map_fn(
+                lambda path: decoded(path, self.size, self.fit),
+                tf.gather(paths, rows),
+                fn_output_signature=image,
+            )
 
         return read
 

@@ -4,7 +4,7 @@ import difflib
 
 import numpy as np
 
-from rst_tf.data.images import resized
+from rst_tf.data.images import fitted
 
 _ROLES = {"train": "train", "validation": "valid", "test": "test"}
 
@@ -62,8 +62,7 @@ def _arrays(builder, part: str, image_size: int | None) -> tuple[np.ndarray, np.
     import tensorflow_datasets as tfds
 
     examples = builder.as_dataset(split=part, as_supervised=True, shuffle_files=False)
-    if image_size is None:
-        pieces = list(tfds.as_numpy(examples.batch(1024)))
-        return tuple(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
-    pairs = [(resized(image, image_size), label) for image, label in tfds.as_numpy(examples)]
-    return tuple(np.stack(arrays) for arrays in zip(*pairs, strict=True))
+    if image_size is not None:
+        examples = examples.map(lambda image, label: (fitted(image, image_size), label))
+    pieces = list(tfds.as_numpy(examples.batch(1024)))
+    return tuple(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))

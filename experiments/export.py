@@ -1,0 +1,110 @@
+"""Writing the network of a finished run for other runtimes."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Literal
+
+from experiments.experiment import EXPERIMENTS, Experiment
+from experiments.workdir import Workdir
+from rst_tf.export_formats import FORMATS, Name
+from rst_tf.registry import to_dict, unknown
+from rst_tf.ticket import Ticket
+from rst_tf.ticket_file import write_bytes
+
+_TICKET = re.compile(r"round_(\d+)\.npz")
+
+
+@EXPERIMENTS.register("export")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export(Experiment):
+    """The network of a finished run as files for other runtimes, each checked against it.
+
+    Args:
+        source: Folder of a finished run, or a ticket file.
+        round: Round of the run; none takes the last finished one. 0 is the dense network.
+        which: Weights of the round: best, those with the highest validation accuracy (robust
+            accuracy under an attack); or last.
+        formats: What to write: keras, saved_model, litert, onnx.
+        latency_runs: Number of runs behind the median time for one image, which is printed only.
+    """
+
+    source: str
+    round: int | None = None
+    which: Literal["best", "last"] = "best"
+    formats: tuple[Name, ...] = ("keras", "saved_model", "litert", "onnx")
+    latency_runs: int = 30
+
+    def __post_init__(self):
+        if self.round is not None and self.round < 0:
+            raise ValueError(f"round must be at least 0; received round={self.round!r}")
+        if self.which not in ("best", "last"):
+            raise ValueError(f"which must be best or last; received which={self.which!r}")
+        for name in self.formats:
+            if name not in FORMATS:
+                raise ValueError(unknown("format", name, list(FORMATS)))
+        if not self.formats or len(set(self.formats)) < len(self.formats):
+            raise ValueError(f"formats must name each format once; received {self.formats!r}")
+        if self.latency_runs < 1:
+            raise ValueError(f"latency_runs must be at least 1; received {self.latency_runs!r}")
+
+    def run(self, workdir):
+        """Leaves network.keras, saved_model/, network.tflite, network.onnx and export.json."""
+        from rst_tf.export import export, table
+
+        file = self.ticket()
+        ticket = Ticket.load(file)
+        network = ticket.build()
+        folder = Workdir(workdir, to_dict(self), {}).path
+        artefacts = []
+        for name in self.formats:
+            suffix = FORMATS[name].suffix
+            path = folder / (f"network{suffix}" if suffix else name)
+            made = export(network, path, name, latency_runs=self.latency_runs, overwrite=True)
+            artefacts.append(made)
+        report = {
+            "ticket": str(file),
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "artefacts": [_described(artefact) for artefact in artefacts],
+        }
+        write_bytes(folder / "export.json", json.dumps(report, indent=2).encode())
+        print(f"{file}, density {ticket.density:.4g}, written to {folder}\n\n{table(artefacts)}\n")
+        print("Zeros shrink the compressed file (gzip); they do not make an image any faster.")
+
+    def ticket(self) -> Path:
+        """The ticket file that the settings speak of.
+
+        Raises:
+            ValueError: There is none; says what there is. Or `round` or `which` would be ignored.
+        """
+        source = Path(self.source)
+        if source.is_file():
+            if self.round is not None or self.which != "best":
+                raise ValueError(
+                    f"round and which have an effect only where source is the folder of a run; "
+                    f"received source={self.source!r}, a file"
+                )
+            return source
+        found = [_TICKET.fullmatch(path.name) for path in source.glob("tickets/round_*.npz")]
+        rounds = sorted(int(match[1]) for match in found if match)
+        if not rounds:
+            there = "has no finished round" if source.is_dir() else "does not exist"
+            raise ValueError(f"source={self.source!r} {there}; give the workdir of a finished run")
+        number = rounds[-1] if self.round is None else self.round
+        if number not in rounds:
+            there = ", ".join(map(str, rounds))
+            raise ValueError(f"round={number} is not finished in {self.source!r}; there: {there}")
+        end = "_best" if self.which == "best" else ""
+        path = source / "tickets" / f"round_{number:02d}{end}.npz"
+        if not path.is_file():
+            raise ValueError(f"which={self.which!r}: there is no {path}; which=last would be found")
+        return path
+
+
+def _described(artefact) -> dict:
+    """What does not depend on the clock."""
+    values = dataclasses.asdict(artefact)
+    del values["latency_ms"]
+    return {**values, "path": artefact.path.name, "density": artefact.density}

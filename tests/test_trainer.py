@@ -1,0 +1,238 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import easy_data, small
+
+from rst_tf import (
+    PGD,
+    Adversarial,
+    Mixed,
+    Natural,
+    RobustTrainer,
+    Ticket,
+    Trades,
+    initialize,
+    masked_kernels,
+)
+from rst_tf.callbacks import MaskGuard, MaskPictures, StopOnNonFinite
+from rst_tf.keras_optimizers import CoupledSGD
+from rst_tf.models import MLP
+
+X, Y = easy_data(96)
+ATTACK = PGD(0.1, steps=3)
+OBJECTIVES = {
+    "natural": Natural(),
+    "adversarial": Adversarial(ATTACK),
+    "mixed": Mixed(ATTACK),
+    "trades": Trades(ATTACK),
+}
+every_objective = pytest.mark.parametrize("name", OBJECTIVES)
+OPTIMIZERS = {
+    "coupled sgd": lambda: CoupledSGD(0.1, 0.9, 5e-3),
+    "coupled nesterov": lambda: CoupledSGD(0.1, 0.9, 5e-3, nesterov=True),
+    "keras sgd": lambda: keras.optimizers.SGD(0.1, 0.9, weight_decay=5e-3),
+    "adam": lambda: keras.optimizers.Adam(0.01),
+    "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.05),
+}
+
+
+def trained(objective, network, optimizer=None, epochs=4, x=X, y=Y, callbacks=(), **options):
+    trainer = RobustTrainer(network, objective, seed=3)
+    trainer.compile(optimizer or keras.optimizers.Adam(0.01), **options)
+    history = trainer.fit(
+        x, y, batch_size=16, epochs=epochs, shuffle=False, verbose=0, callbacks=list(callbacks)
+    )
+    return trainer, history.history
+
+
+def pruned(density=0.4, **options):
+    network = small(**options)
+    initialize(network, 1)
+    Ticket.of(network).prune(density).apply(network)
+    return network
+
+
+@every_objective
+def test_learns(name):
+    trainer, history = trained(OBJECTIVES[name], pruned(), epochs=15)
+    assert history["loss"][-1] < 0.7 * history["loss"][0]
+    found = trainer.evaluate(X, Y, verbose=0, return_dict=True)
+    assert found["accuracy"] > 0.8
+    assert ("robust_accuracy" in found) == (name != "natural")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_pruned_weights_keep_their_bits_under_every_optimiser(name):
+    network = pruned()
+    before = [m.kernel.numpy() for m in masked_kernels(network)]
+    guard = MaskGuard()
+    trained(Adversarial(ATTACK), network, OPTIMIZERS[name](), callbacks=[guard])
+    for m, old in zip(masked_kernels(network), before, strict=True):
+        cut = np.broadcast_to(m.mask.numpy() == 0, m.shape)
+        assert (m.kernel.numpy()[cut] == old[cut]).all()
+        assert (m.kernel.numpy()[~cut] != old[~cut]).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["coupled sgd", "keras sgd", "adamw"])
+def test_weight_decay_is_still_there_for_kept_weights(name):
+    sizes = {}
+    for decayed in (True, False):
+        network = pruned()
+        optimizer = OPTIMIZERS[name]()
+        if not decayed:
+            optimizer.weight_decay = None
+            optimizer.coupled_decay = 0.0
+        trained(Natural(), network, optimizer, epochs=10)
+        sizes[decayed] = sum(
+            float(np.square(m.kernel.numpy() * m.mask.numpy()).sum())
+            for m in masked_kernels(network)
+        )
+    assert sizes[True] < 0.99 * sizes[False]
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@every_objective
+def test_the_same_seed_gives_the_same_bits(name, jit):
+    runs = []
+    for _ in range(2):
+        network = pruned()
+        trained(OBJECTIVES[name], network, epochs=2, jit_compile=jit)
+        runs.append([v.numpy() for v in network.variables])
+    for a, b in zip(*runs, strict=True):
+        assert a.tobytes() == b.tobytes()
+
+
+def test_steps_per_execution_changes_nothing():
+    runs = []
+    for steps in (1, 3):
+        network = pruned()
+        trained(Adversarial(ATTACK), network, epochs=2, steps_per_execution=steps)
+        runs.append(np.concatenate([v.numpy().ravel() for v in network.variables]))
+    np.testing.assert_array_equal(*runs)
+
+
+@pytest.mark.parametrize("granularity", ["element", "filter"])
+@pytest.mark.parametrize("name", ["natural", "adversarial"])
+def test_a_search_moves_scores_only_and_masks_follow_them(name, granularity):
+    network = small(search=True, density=0.5, granularity=granularity)
+    initialize(network, 1, "signed_constant")
+    before = {v.path: v.numpy() for v in network.variables}
+    initial = Ticket.of(network, weights="none")
+    _, history = trained(OBJECTIVES[name], network, epochs=10, callbacks=[MaskGuard()])
+    for v in network.variables:
+        changed = not np.array_equal(before[v.path], v.numpy())
+        assert changed == v.name.endswith(("scores", "mask")) or v.name == "mask"
+    for m in masked_kernels(network):
+        m.check()
+        assert m.mask.numpy().sum() == m.kept
+    assert Ticket.of(network, weights="none").overlap(initial) < 1
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_validation_has_its_own_measures_and_attack():
+    network = pruned()
+    trainer = RobustTrainer(network, Adversarial(ATTACK), PGD(1e-6), seed=0)
+    trainer.compile(keras.optimizers.Adam(0.01))
+    history = trainer.fit(X, Y, validation_data=(X, Y), epochs=3, verbose=0).history
+    assert "val_robust_accuracy" in history and "accuracy" not in history
+    assert history["val_robust_accuracy"] == history["val_accuracy"]
+    found = trainer.evaluate(X, Y, verbose=0, return_dict=True)
+    assert found["accuracy"] == pytest.approx(history["val_accuracy"][-1])
+
+
+def test_accepts_sample_weights_and_dictionaries_with_an_index():
+    trainer = RobustTrainer(pruned(), Adversarial(ATTACK), seed=0)
+    trainer.compile(keras.optimizers.SGD(0.1))
+    trainer.fit(X, Y, sample_weight=np.zeros(96), batch_size=16, verbose=0)
+    np.testing.assert_array_equal(
+        trainer.network.get_weights()[0], pruned().get_weights()[0]
+    )
+    data = tf.data.Dataset.from_tensor_slices(
+        ({"image": X, "index": np.arange(96)}, Y)
+    ).batch(16)
+    trainer.fit(data, validation_data=data, verbose=0)
+
+
+def test_keras_callbacks_and_the_networks_file(tmp_path):
+    network = pruned()
+    callbacks = [
+        keras.callbacks.TensorBoard(tmp_path / "tb"),
+        keras.callbacks.EarlyStopping("loss"),
+        MaskPictures(str(tmp_path / "tb")),
+        StopOnNonFinite(),
+    ]
+    trainer, _ = trained(Adversarial(ATTACK), network, callbacks=callbacks)
+    trainer.network.save(tmp_path / "n.keras")
+    again = keras.models.load_model(tmp_path / "n.keras")
+    np.testing.assert_array_equal(again(X), network(X))
+    assert list((tmp_path / "tb").rglob("events*"))
+
+
+def test_a_moved_pruned_weight_and_a_changed_mask_are_caught():
+    network = pruned()
+    m = masked_kernels(network)[0]
+
+    def kick(kind):
+        def act(batch, logs):
+            target = {"weight": m.kernel, "mask": m.mask}[kind]
+            value = target.numpy()
+            value[m.mask.numpy() == 0] = 1.0
+            target.assign(value)
+
+        return keras.callbacks.LambdaCallback(on_train_batch_end=act)
+
+    with pytest.raises(FloatingPointError, match="pruned weights of hidden_1/kernel moved"):
+        trained(Natural(), network, callbacks=[kick("weight"), MaskGuard()])
+    with pytest.raises(FloatingPointError, match="mask of hidden_1/kernel changed"):
+        trained(Natural(), network, callbacks=[kick("mask"), MaskGuard()])
+
+
+def test_a_loss_that_is_not_finite_ends_the_training():
+    with pytest.raises(FloatingPointError, match="loss is nan at step"):
+        trained(
+            Natural(), pruned(), keras.optimizers.SGD(1e30), callbacks=[StopOnNonFinite()]
+        )
+
+
+def softmaxed():
+    return keras.Sequential(
+        [keras.Input((6, 6, 1)), keras.layers.Flatten(), keras.layers.Dense(4, "softmax")]
+    )
+
+
+REFUSED = {
+    "probabilities": (
+        lambda: RobustTrainer(softmaxed(), Natural()),
+        r"returns probabilities.*pass rst_tf.with_logits\(network\)",
+    ),
+    "not a model": (lambda: RobustTrainer("mlp", Natural()), "built Keras model; received 'mlp'"),
+    "a loss": (
+        lambda: RobustTrainer(small(), Natural()).compile("sgd", loss="mse"),
+        "loss comes from the objective",
+    ),
+    "one-hot labels": (
+        lambda: trained(Natural(), small(), y=np.eye(4, dtype="float32")[Y]),
+        "labels must be integers",
+    ),
+    "saving the trainer": (
+        lambda: trained(Natural(), small(), epochs=1)[0].save("x.keras"),
+        "save trainer.network",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name):
+    call, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_xla_is_chosen_for_dense_networks_only():
+    from rst_tf.models import Conv
+
+    for architecture, expected in ((MLP(hidden=(8,)), True), (Conv(depth=2, width=0.1), False)):
+        trainer = RobustTrainer(architecture.build((8, 8, 1), 3), Natural())
+        trainer.compile("sgd")
+        assert trainer.jit_compile is expected
