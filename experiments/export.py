@@ -9,8 +9,8 @@ from typing import Literal
 
 from experiments.experiment import EXPERIMENTS, Experiment
 from experiments.workdir import Workdir
-from rst_tf.export_formats import FORMATS, Name
-from rst_tf.registry import to_dict, unknown
+from rst_tf.export_formats import FORMATS, Name, known, usable
+from rst_tf.registry import to_dict
 from rst_tf.ticket import Ticket
 from rst_tf.ticket_file import write_bytes
 
@@ -43,8 +43,7 @@ class Export(Experiment):
         if self.which not in ("best", "last"):
             raise ValueError(f"which must be best or last; received which={self.which!r}")
         for name in self.formats:
-            if name not in FORMATS:
-                raise ValueError(unknown("format", name, list(FORMATS)))
+            known(name)
         if not self.formats or len(set(self.formats)) < len(self.formats):
             raise ValueError(f"formats must name each format once; received {self.formats!r}")
         if self.latency_runs < 1:
@@ -54,6 +53,8 @@ class Export(Experiment):
         """Leaves network.keras, saved_model/, network.tflite, network.onnx and export.json."""
         from rst_tf.export import export, table
 
+        for name in self.formats:
+            usable(name)
         file = self.ticket()
         ticket = Ticket.load(file)
         network = ticket.build()

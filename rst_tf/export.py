@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rst_tf.export_formats import FORMATS, Name, Run, quiet
-from rst_tf.registry import unknown
+from rst_tf.export_formats import FORMATS, Name, Run, quiet, usable
 
 _TOLERANCE = 1e-5
 _WARM_UP = 5
@@ -98,8 +97,8 @@ def export(
     Raises:
         ValueError: Unknown format, a path that does not fit or exists, a network that is a trainer,
             subclassed or cannot be converted, or outputs that differ by more than 1e-5 times
-            max(1, largest |output|), for the sample's batch size or another.
-        ImportError: A package of the format is not installed.
+            max(1, largest |output|), for the sample's batch size or another; or a package that the
+            format needs is not installed.
     """
     from rst_tf.portable import portable, weights
 
@@ -118,9 +117,7 @@ def export(
 
 
 def _check(path: Path, format: str, latency_runs: int, overwrite: bool) -> None:
-    if format not in FORMATS:
-        raise ValueError(unknown("format", format, list(FORMATS)))
-    kind = FORMATS[format]
+    kind = usable(format)
     others = {other.suffix for other in FORMATS.values()} - {kind.suffix}
     if path.suffix in others if not kind.suffix else path.suffix != kind.suffix:
         wanted = f"end in {kind.suffix!r}" if kind.suffix else "be a folder"
@@ -131,9 +128,6 @@ def _check(path: Path, format: str, latency_runs: int, overwrite: bool) -> None:
         raise ValueError(f"path={str(path)!r} is not of format={format!r} and is not replaced")
     if latency_runs < 1:
         raise ValueError(f"latency_runs must be at least 1; received latency_runs={latency_runs!r}")
-    if kind.missing:
-        missing = ", ".join(kind.missing)
-        raise ImportError(f"format={format!r} needs {missing}: pip install rst-tf[export]")
 
 
 def _images(model, sample: np.ndarray | None, seed: int) -> np.ndarray:

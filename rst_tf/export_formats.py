@@ -14,6 +14,8 @@ from typing import Literal
 
 import numpy as np
 
+from rst_tf.registry import unknown
+
 Name = Literal["keras", "saved_model", "litert", "onnx"]
 Run = Callable[[np.ndarray], np.ndarray]
 
@@ -34,11 +36,6 @@ class Format:
     write: Callable[..., None]
     load: Callable[[Path], Run]
     packages: tuple[str, ...] = ()
-
-    @property
-    def missing(self) -> list[str]:
-        """Packages that are not installed."""
-        return [name for name in self.packages if importlib.util.find_spec(name) is None]
 
 
 def _write_keras(model, path: Path) -> None:
@@ -111,6 +108,22 @@ FORMATS: Mapping[str, Format] = {
     "litert": Format(".tflite", _write_litert, _load_litert),
     "onnx": Format(".onnx", _write_onnx, _load_onnx, ("onnx", "tf2onnx", "onnxruntime")),
 }
+
+
+def known(name: str) -> str:
+    """The name of a format; ValueError if there is none of this name."""
+    if name not in FORMATS:
+        raise ValueError(unknown("format", name, list(FORMATS)))
+    return name
+
+
+def usable(name: str) -> Format:
+    """The format of a name; ValueError if there is none or one of its packages is missing."""
+    format = FORMATS[known(name)]
+    missing = [package for package in format.packages if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ValueError(f"format={name!r} needs {', '.join(missing)}: pip install rst-tf[export]")
+    return format
 
 
 @contextlib.contextmanager

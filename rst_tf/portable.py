@@ -18,8 +18,8 @@ def portable(network: keras.Model) -> keras.Model:
         network: A Sequential or functional model of one input and one output, masked or not.
 
     Raises:
-        ValueError: The network is a trainer, subclassed, not built, of several inputs or outputs or a fixed
-            batch size, or has another layer that is defined in rst_tf.
+        ValueError: The network is a trainer, subclassed, not built, of several inputs or outputs,
+            of a fixed batch size, or has another layer that is defined in rst_tf.
     """
     if isinstance(network, RobustTrainer):
         raise ValueError("network is a RobustTrainer; export trainer.network")

@@ -3,11 +3,8 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-import pytest
 
-
-@pytest.fixture(scope="session", autouse=True)
-def two_logical_cpus():
+def pytest_configure(config):
     """Two logical devices, so that laws about replicas can be tried on any machine."""
     import tensorflow as tf
 
