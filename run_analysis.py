@@ -12,28 +12,21 @@ from absl import app, flags
 
 RUNS = flags.DEFINE_list("runs", [], "Workdirs: a glob or several, separated by commas.")
 OUT = flags.DEFINE_string(
-    "out",
-    None,
-    "Folder for one report over all runs, which must be one experiment with different seeds. "
-    "Without it, every run gets its own in <workdir>/report.",
+    "out", None, "Folder for one report over all seeds; <workdir>/report for each run if none."
 )
 
 
 def workdirs(patterns: list[str]) -> list[Path]:
-    """The folders that match, each once, sorted within each pattern.
-
-    Raises:
-        ValueError: A pattern matches no folder.
-    """
-    found: dict[Path, None] = {}
+    """The folders that match, each once; ValueError if a pattern matches none."""
+    found = []
     for pattern in patterns:
         matches = sorted(path for path in map(Path, glob.glob(pattern)) if path.is_dir())
         if not matches:
             raise ValueError(f"--runs: no folder matches {pattern!r}")
-        found |= dict.fromkeys(matches)
+        found += matches
     if not found:
         raise ValueError("--runs: expected the glob of a workdir; received nothing")
-    return list(found)
+    return list(dict.fromkeys(found))
 
 
 def main(argv: list[str]) -> None:
@@ -46,9 +39,9 @@ def main(argv: list[str]) -> None:
         found = workdirs(RUNS.value)
         if OUT.value is not None:
             report.write_seeds(found, OUT.value)
-        else:
-            for workdir in found:
-                report.write(workdir)
+            return
+        for workdir in found:
+            report.write(workdir)
     except (OSError, ValueError) as error:
         sys.exit(f"run_analysis: error: {error}")
 

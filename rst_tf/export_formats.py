@@ -91,8 +91,10 @@ def _load_onnx(path: Path) -> Run:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (image,) = session.get_inputs()
-    return lambda x: session.run(None, {image.name: x})[0]
+    image, *lost = [given.name for given in session.get_inputs()]
+    if lost:
+        raise ValueError(f"constants of the network became inputs: {', '.join(lost)}")
+    return lambda x: session.run(None, {image: x})[0]
 
 
 def _signature(model) -> list:

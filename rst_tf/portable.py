@@ -1,18 +1,20 @@
-"""`portable(network)`: a copy of a network that any Keras loads, without rst_tf."""
+"""`portable(network)`: a plain copy of a network that can be loaded without rst_tf."""
 
 import keras
+import numpy as np
 
-from rst_tf.layers import masked_layers, walk
+from rst_tf.layers import masked_layers
 from rst_tf.normalization import Normalization
 from rst_tf.surgery import _check_model, baked
 from rst_tf.trainer import RobustTrainer
 
 
 def portable(network: keras.Model) -> keras.Model:
-    """A plain copy of a network: baked, and with Keras' normalisation in place of rst_tf's.
+    """A plain copy of a network: baked, and with layers that every format can hold.
 
     `rst_tf.Normalization` becomes `keras.layers.BatchNormalization`, which gives the same outputs
-    at inference; trained further, it would follow the biased variance.
+    at inference; trained further, it would follow the biased variance. An adapted
+    `keras.layers.Normalization` becomes `keras.layers.Rescaling`.
 
     Args:
         network: A Sequential or functional model of one input and one output, masked or not.
@@ -34,10 +36,8 @@ def portable(network: keras.Model) -> keras.Model:
 
     copy = keras.models.clone_model(plain, clone_function=convert, recursive=True)
     for old, new in pairs:
-        for source, target in zip(walk(old), walk(new), strict=True):
-            store = {}  # Keras' own way: what a layer derives from its variables is derived again
-            source.save_own_variables(store)
-            target.load_own_variables(store)
+        if new.weights:
+            new.set_weights(old.get_weights())
     return keras.Model(copy.inputs[0], copy.outputs[0], name=network.name)
 
 
@@ -48,6 +48,8 @@ def weights(model: keras.Model) -> tuple[int, int]:
 
 
 def _without_rst_tf(layer):
+    if type(layer) is keras.layers.Normalization:
+        return _rescaling(layer)
     if type(layer) is Normalization:
         return keras.layers.BatchNormalization(
             momentum=layer.momentum,
@@ -61,6 +63,14 @@ def _without_rst_tf(layer):
         kind = type(layer).__name__
         raise ValueError(f"layer {layer.name!r} ({kind}) has no plain Keras layer to stand for it")
     return type(layer).from_config(layer.get_config())
+
+
+def _rescaling(layer):
+    """Keras' preprocessing with its statistics as constants of the graph; ONNX would lose them."""
+    mean, variance = np.asarray(layer.mean), np.asarray(layer.variance)
+    deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
+    scale, offset = (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
+    return keras.layers.Rescaling(scale, offset, name=layer.name, dtype=layer.dtype_policy)
 
 
 def _check_tensors(network) -> None:

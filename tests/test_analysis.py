@@ -93,7 +93,7 @@ def rows_of(case: Case, seed: int) -> list[list]:
         for index, pair in enumerate(evaluations):
             head = [round, 250 * index, "train", density, int(KEPT * density)]
             if index and case.attack:
-                rows.append([*head, TRAIN_ATTACK, 0.6, "", "", 0.4])
+                rows.append([*head, TRAIN_ATTACK, 0.6, "", "", 0.4 if index > 1 else ""])
             for split, value in zip(("valid", "test"), pair, strict=True):
                 value = round_(value + 0.01 * seed)
                 clean = round_((1 + value) / 2) if case.attack else value
@@ -436,6 +436,7 @@ class Masks:
 MASKS = {
     "pixels": Masks((8, 5), (8, 5), (4, 2, 1), "input pixel"),
     "colour pixels": Masks((12, 5), (12, 5), (2, 2, 3), "input pixel"),
+    "other images": Masks((10, 5), (10, 5), (4, 2, 1), "output channel"),
     "no images": Masks((10, 5), (10, 5), (), "output channel"),
     "kernel": Masks((3, 3, 2, 8), (3, 3, 2, 8), (2, 2, 2), "output channel"),
     "filters": Masks((3, 3, 2, 8), (1, 1, 1, 8), (3, 1, 1), "output channel"),

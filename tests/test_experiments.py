@@ -1,0 +1,314 @@
+import csv
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+
+from experiments.dense_training import DenseTraining
+from experiments.experiment import EXPERIMENTS, RunError
+from experiments.iterative_pruning import IterativePruning
+from experiments.training import Session, Training
+from rst_tf import FGSM, PGD, Adversarial, Mixed, Natural, Ticket, Trades
+from rst_tf.data import Data
+from rst_tf.layers import masked_kernels
+from rst_tf.models import MLP, Conv
+from rst_tf.optimizers import SGD, Adam
+from rst_tf.schedules import Steps
+
+QUICK = {
+    "data": Data(train_limit=100),
+    "network": MLP(hidden=(12,), use_bias=True),
+    "objective": Adversarial(PGD(0.1, steps=2)),
+    "optimizer": SGD(learning_rate=0.05, schedule=Steps(), weight_decay=1e-3),
+    "batch_size": 20,
+    "train_steps": 6,
+    "eval_every": 4,
+    "eval_limit": 30,
+    "seed": 5,
+    "jit": "off",  # compiling would take most of the time
+}
+TABLE = {
+    "dense": DenseTraining(**QUICK),
+    "natural": DenseTraining(**{**QUICK, "objective": Natural(), "optimizer": Adam()}),
+    "conv": DenseTraining(**{**QUICK, "network": Conv(2, 0.05), "objective": Mixed(FGSM(0.1))}),
+    "reset": IterativePruning(**QUICK, rounds=2, rate=(0.5, 0.25)),
+    "reinit": IterativePruning(**QUICK, rounds=2, rewind="reinit"),
+    "continued": IterativePruning(
+        **{**QUICK, "objective": Trades(PGD(0.1, steps=2))}, rounds=2, rewind="continued"
+    ),
+    "rewound": IterativePruning(**QUICK, rounds=2, rewind_step=3),
+    "one-shot": IterativePruning(**QUICK, rounds=1, density=0.1, allocation="global"),
+    "density": IterativePruning(**QUICK, rounds=2, density=0.09, criterion="random"),
+    "no pruning": IterativePruning(**QUICK, rounds=0),
+}
+every_run = pytest.mark.parametrize("name", TABLE)
+
+
+def read(workdir):
+    with (workdir / "results.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def files(workdir):
+    kept = [*sorted((workdir / "tickets").iterdir()), workdir / "results.csv"]
+    return {file.name: file.read_bytes() for file in kept}
+
+
+def rounds_of(experiment):
+    return experiment.rounds if isinstance(experiment, IterativePruning) else 0
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Every run of the table, done once; with the state of the network as each round starts."""
+    root = tmp_path_factory.mktemp("runs")
+    starts, train = {}, Session.train
+
+    def spying(session, number, *args, **options):
+        kernels = [m.kernel.numpy() for m in masked_kernels(session.network)]
+        rest = [v.numpy() for v in session.network.variables if v.name == "bias"]
+        starts[session.workdir.path.name, number] = kernels, rest
+        train(session, number, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "train", spying)
+        for name, experiment in TABLE.items():
+            experiment.run(root / name)
+    return root, starts
+
+
+@every_run
+def test_evaluates_at_exact_steps_first_and_last_included(name, runs):
+    rows = read(runs[0] / name)
+    for number in range(rounds_of(TABLE[name]) + 1):
+        first = 3 if name == "rewound" and number else 0
+        for split in ("valid", "test"):
+            steps = [int(r["step"]) for r in rows if (r["round"], r["split"]) == (str(number), split)]
+            assert steps == [first, 4, 6]
+        steps = [int(r["step"]) for r in rows if (r["round"], r["split"]) == (str(number), "train")]
+        assert steps == [4, 6]
+
+
+@every_run
+def test_rows_are_fractions_and_attacks_are_named(name, runs):
+    for row in read(runs[0] / name):
+        attacked = name != "natural"
+        assert (row["attack"] != "") == attacked
+        if row["split"] != "train":
+            assert 0 <= float(row["accuracy"]) <= 1
+            assert (row["robust_accuracy"] != "") == attacked
+
+
+@every_run
+def test_masks_only_shrink_and_densities_are_those_asked_for(name, runs):
+    experiment, workdir = TABLE[name], runs[0] / name
+    tickets = [
+        Ticket.load(workdir / "tickets" / f"round_{n:02d}.npz")
+        for n in range(rounds_of(experiment) + 1)
+    ]
+    assert tickets[0].density == 1
+    for before, after in zip(tickets, tickets[1:], strict=False):
+        for a, b in zip(before.entries, after.entries, strict=True):
+            assert not (b.mask & ~a.mask).any()
+    if isinstance(experiment, IterativePruning) and experiment.density:
+        assert tickets[-1].density == pytest.approx(experiment.density, abs=2e-3)
+    elif len(tickets) > 1:
+        rates = experiment.rate * (2 if len(experiment.rate) == 1 else 1)
+        for entry, rate in zip(tickets[-1].entries, rates, strict=True):
+            expected = entry.mask.size * (1 - rate) ** experiment.rounds
+            assert abs(entry.mask.sum() - expected) <= 2
+    for row in read(workdir):
+        assert int(row["kept"]) == tickets[int(row["round"])].kept
+
+
+def same(start, ticket):
+    kernels, biases = start
+    stored = [e.kernel for e in ticket.entries]
+    return all(a.tobytes() == b.tobytes() for a, b in zip(kernels, stored, strict=True)) and all(
+        any(np.array_equal(bias, other) for other in ticket.leftovers) for bias in biases
+    )
+
+
+REWINDS = {  # which ticket a later round's start has the bits of
+    "reset": "initial",
+    "one-shot": "initial",
+    "density": "initial",
+    "rewound": "rewind",
+    "continued": "round_00",
+}
+
+
+@pytest.mark.parametrize("name", REWINDS)
+def test_a_round_starts_from_the_bits_it_says(name, runs):
+    root, starts = runs
+    initial = Ticket.load(root / name / "tickets" / "initial.npz")
+    assert same(starts[name, 0], initial)
+    target = Ticket.load(root / name / "tickets" / f"{REWINDS[name]}.npz")
+    assert same(starts[name, 1], target)
+    assert REWINDS[name] == "initial" or not same(starts[name, 1], initial)
+
+
+def test_reinit_draws_new_weights_each_round(runs):
+    _, starts = runs
+    first = [starts["reinit", n][0][0] for n in range(3)]
+    assert len({a.tobytes() for a in first}) == 3
+
+
+def test_trials_are_paired(runs):
+    """The same seed gives the same initial weights and the same batches in every method."""
+    root, starts = runs
+    assert starts["reset", 0][0][0].tobytes() == starts["reinit", 0][0][0].tobytes()
+    rows = [[r for r in read(root / name) if r["round"] == "0"] for name in ("reset", "reinit")]
+    assert rows[0] == rows[1]
+
+
+def test_the_best_ticket_is_that_of_the_first_best_validation_step(runs):
+    root, _ = runs
+    for name in ("reset", "natural"):
+        measure = "accuracy" if name == "natural" else "robust_accuracy"
+        rows = [r for r in read(root / name) if (r["round"], r["split"]) == ("0", "valid")]
+        best = max(rows, key=lambda r: float(r[measure]))
+        ticket = Ticket.load(root / name / "tickets" / "round_00_best.npz")
+        last = Ticket.load(root / name / "tickets" / "round_00.npz")
+        initial = Ticket.load(root / name / "tickets" / "initial.npz")
+        kernel = ticket.entries[0].kernel
+        assert np.array_equal(kernel, last.entries[0].kernel) == (best["step"] == "6")
+        assert np.array_equal(kernel, initial.entries[0].kernel) == (best["step"] == "0")
+
+
+@pytest.mark.parametrize("name", ["reset", "rewound", "conv"])
+def test_the_same_run_again_gives_the_same_bytes(name, runs, tmp_path):
+    TABLE[name].run(tmp_path / "again")
+    assert files(tmp_path / "again") == files(runs[0] / name)
+
+
+@every_run
+def test_a_finished_run_is_not_trained_again(name, runs, monkeypatch):
+    monkeypatch.setattr(Session, "train", lambda *_: pytest.fail("trained again"))
+    before = files(runs[0] / name)
+    TABLE[name].run(runs[0] / name)
+    assert files(runs[0] / name) == before
+
+
+@pytest.mark.parametrize("name", ["reset", "continued", "rewound"])
+@pytest.mark.parametrize("dies_at", [(0, 4), (1, 4), (2, 6)])
+def test_interrupted_equals_uninterrupted(name, dies_at, runs, tmp_path, monkeypatch):
+    from experiments._watch import Watch
+
+    evaluate = Watch._evaluate
+
+    def dying(watch, step, logs):
+        evaluate(watch, step, logs)
+        if (watch.round, step) == dies_at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Watch, "_evaluate", dying)
+    with pytest.raises(KeyboardInterrupt):
+        TABLE[name].run(tmp_path / name)
+    monkeypatch.setattr(Watch, "_evaluate", evaluate)
+    assert files(tmp_path / name) != files(runs[0] / name)
+    TABLE[name].run(tmp_path / name)
+    assert files(tmp_path / name) == files(runs[0] / name)
+
+
+def test_the_control_takes_its_masks_from_another_run(runs, tmp_path):
+    root, _ = runs
+    control = IterativePruning(
+        **QUICK, rounds=2, rewind="reinit", masks_from=str(root / "reset")
+    )
+    control.run(tmp_path / "control")
+    for number in (1, 2):
+        ours, theirs = (
+            Ticket.load(folder / "tickets" / f"round_{number:02d}.npz")
+            for folder in (tmp_path / "control", root / "reset")
+        )
+        assert ours.mask_hash == theirs.mask_hash
+        assert not np.array_equal(ours.entries[0].kernel, theirs.entries[0].kernel)
+
+
+def test_every_ticket_rebuilds_its_network(runs):
+    for name in TABLE:
+        network = Ticket.load(runs[0] / name / "tickets" / "round_00.npz").build()
+        assert network.output_shape == (None, 10)
+
+
+def test_tensorboard_files_by_round_and_split(runs):
+    folder = runs[0] / "reset" / "tensorboard"
+    for part in ("round_00/valid", "round_02/test", "round_01/train", "masks", "settings"):
+        assert list((folder / part).glob("events*"))
+
+
+def changed(name, **changes):
+    return dataclasses.replace(TABLE[name], **changes)
+
+
+def not_ours(path):
+    path.mkdir()
+    (path / "thesis.tex").write_text("all of it")
+
+
+REFUSED = {
+    "another configuration": (
+        lambda root, tmp: changed("dense", train_steps=7).run(root / "dense"),
+        RunError,
+        "experiment.train_steps is 6 there and 7 here",
+    ),
+    "a foreign folder": (
+        lambda root, tmp: (not_ours(tmp / "x"), TABLE["dense"].run(tmp / "x")),
+        RunError,
+        "is not empty and has no config.json",
+    ),
+    "a nan loss": (
+        lambda root, tmp: changed(
+            "natural", optimizer=SGD(learning_rate=1e30), train_steps=40
+        ).run(tmp / "x"),
+        RunError,
+        "round 0: loss is .* at step",
+    ),
+    "rates": (
+        lambda root, tmp: changed("reset", rate=(0.1, 0.1, 0.1)).run(tmp / "x"),
+        ValueError,
+        "rate needs 1 number or 2",
+    ),
+    "rewind_step": (
+        lambda root, tmp: changed("rewound", rewind_step=6).run(tmp / "x"),
+        ValueError,
+        "rewind_step must be below train_steps=6; received 6",
+    ),
+    "masks_from": (
+        lambda root, tmp: changed("reset", masks_from=str(tmp)).run(tmp / "x"),
+        ValueError,
+        "masks_from: there is no",
+    ),
+    "rewind_step without reset": (
+        lambda root, tmp: changed("rewound", rewind="reinit"),
+        ValueError,
+        "has an effect only with rewind=reset",
+    ),
+    "rewind": (lambda root, tmp: changed("reset", rewind="again"), ValueError, "received 'again'"),
+    "rounds": (lambda root, tmp: changed("reset", rounds=-1), ValueError, "rounds must be at"),
+    "density": (lambda root, tmp: changed("density", density=1.1), ValueError, r"in \(0, 1\]"),
+    "batch": (lambda root, tmp: changed("dense", batch_size=0), ValueError, "batch_size must be"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(name, runs, tmp_path):
+    call, kind, message = REFUSED[name]
+    before = files(runs[0] / "dense")
+    with pytest.raises(kind, match=message):
+        call(runs[0], tmp_path)
+    assert files(runs[0] / "dense") == before
+
+
+def test_the_table_has_every_experiment_that_trains():
+    training = {e for e in EXPERIMENTS.values() if issubclass(e, Training)}
+    assert {type(e) for e in TABLE.values()} == training
+
+
+def test_a_damaged_config_is_said_to_be(runs, tmp_path):
+    shutil.copytree(runs[0] / "dense", tmp_path / "dense")
+    (tmp_path / "dense" / "config.json").write_text("{")
+    with pytest.raises(RunError, match=r"config.json is damaged"):
+        TABLE["dense"].run(tmp_path / "dense")
