@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import keras
 
@@ -50,13 +51,14 @@ class Watch(keras.callbacks.Callback):
         self.progress.close()
 
     def _evaluate(self, step: int, logs: Mapping | None) -> None:
-        valid = self._measure("valid")
-        if logs is not None:
-            self._record(step, "train", logs)
-        self._record(step, "valid", valid)
-        self._record(step, "test", self._measure("test"))
+        found = {"train": logs} if logs is not None else {}
+        found |= {split: self._measure(split) for split in ("valid", "test")}
+        self.session.workdir.record([self._row(step, *item) for item in found.items()])
+        for split, values in found.items():
+            self.session.board.scalars(f"round_{self.round:02d}/{split}", step, values)
         seconds = round(time.monotonic() - self.started, 3)
         self.session.workdir.record_time(round=self.round, step=step, seconds=seconds)
+        valid = found["valid"]
         self.progress.note(valid)
         attacked = valid["robust_accuracy"] is not None
         score = valid["robust_accuracy" if attacked else "accuracy"]
@@ -74,16 +76,15 @@ class Watch(keras.callbacks.Callback):
             "robust_accuracy": found.robust_accuracy,
         }
 
-    def _record(self, step: int, split: str, row: Mapping) -> None:
+    def _row(self, step: int, split: str, values: Mapping) -> dict[str, Any]:
         settings = self.session.settings
         attack = settings.objective.training_attack if split == "train" else settings.judged_by
-        self.session.workdir.record(
-            round=self.round,
-            step=step,
-            split=split,
-            density=self.density,
-            kept=self.kept,
-            attack=attack and str(attack),
-            **row,
-        )
-        self.session.board.scalars(f"round_{self.round:02d}/{split}", step, row)
+        return {
+            "round": self.round,
+            "step": step,
+            "split": split,
+            "density": self.density,
+            "kept": self.kept,
+            "attack": attack and str(attack),
+            **values,
+        }

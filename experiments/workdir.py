@@ -5,7 +5,7 @@ import io
 import json
 import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,9 @@ class Workdir:
         self._times = [row for row in self._times if int(row["round"]) < number]
         self._write("results.csv", COLUMNS, self._rows)
 
-    def record(self, **row: Any) -> None:
-        """Adds a row to results.csv; None is an empty cell."""
-        self._rows.append({name: _cell(row.get(name)) for name in COLUMNS})
+    def record(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Adds rows to results.csv, all of them at once; None is an empty cell."""
+        self._rows += [{name: _cell(row.get(name)) for name in COLUMNS} for row in rows]
         self._write("results.csv", COLUMNS, self._rows)
 
     def record_time(self, **row: Any) -> None:
