@@ -47,8 +47,10 @@ class Watch(keras.callbacks.Callback):
             self.model.reset_metrics()
 
     def on_train_end(self, logs=None):
-        """Ends the progress bar's line."""
+        """Ends the progress bar's line, and gives TensorBoard's table of runs its results."""
         self.progress.close()
+        result = {"density": self.density, **self.best_valid}
+        self.session.board.scalars("settings", self.round, result)
 
     def _evaluate(self, step: int, logs: Mapping | None) -> None:
         found = {"train": logs} if logs is not None else {}
@@ -63,7 +65,7 @@ class Watch(keras.callbacks.Callback):
         attacked = valid["robust_accuracy"] is not None
         score = valid["robust_accuracy" if attacked else "accuracy"]
         if score > self.best:
-            self.best = score
+            self.best, self.best_valid = score, valid
             self.session.save_ticket(f"round_{self.round:02d}_best")
 
     def _measure(self, split: str) -> dict[str, float | None]:

@@ -39,9 +39,18 @@ class Board:
                 mask = np.broadcast_to(masked.mask.numpy(), masked.shape)
                 kept, total = kept + mask.sum(), total + mask.size
                 tf.summary.scalar(f"density/{masked.name}", mask.mean(), step=step)
-                picture = mask_picture(mask)[None, :, :, None]
-                tf.summary.image(f"mask/{masked.name}", picture, step=step)
+                tf.summary.image(f"mask/{masked.name}", _batched(mask_picture(mask)), step=step)
             tf.summary.scalar("density/network", kept / total, step=step)
+            self._pixels(network, step)
+
+    def _pixels(self, network, step: int) -> None:
+        """For a first layer that reads pixels: how many weights each pixel keeps."""
+        first, shape = masked_kernels(network)[0], network.input_shape[1:]
+        if len(first.shape) == 2 and len(shape) == 3 and first.shape[0] == np.prod(shape):
+            mask = np.broadcast_to(first.mask.numpy(), first.shape)
+            picture = mask.sum(-1).reshape(shape).sum(-1)
+            picture = picture / max(picture.max(), 1)
+            tf.summary.image(f"kept_per_pixel/{first.name}", _batched(picture), step=step)
 
     def settings(self, settings: Mapping[str, Any]) -> None:
         """Adds the hyper-parameters, nested names joined by dots."""
@@ -56,11 +65,15 @@ class Board:
         return self._writers[run]
 
 
+def _batched(picture: np.ndarray) -> np.ndarray:
+    return picture.astype(np.float32)[None, :, :, None]
+
+
 def mask_picture(mask: np.ndarray) -> np.ndarray:
     """A mask of any rank as an image [h, w] in [0, 1]: white is kept, grey is a mean of many.
 
     Kernels [in, out] are shown as they are; spatial kernels [h, w, in, out] as a grid of kernels,
-    inputs downwards and outputs to the right.
+    inputs along one side and outputs along the other. The longer side lies.
     """
     if mask.ndim > 2:
         spatial = mask.shape[:-2]
@@ -74,7 +87,7 @@ def mask_picture(mask: np.ndarray) -> np.ndarray:
         sizes = np.diff([*edges, mask.shape[axis]])
         sums = np.add.reduceat(mask, edges, axis=axis)
         mask = sums / (sizes[:, None] if axis == 0 else sizes[None, :])
-    return mask
+    return mask if mask.shape[0] <= mask.shape[1] else mask.T
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = ""):
