@@ -150,6 +150,7 @@ def texts(tree: Branch) -> dict[str, str]:
 def hint(path: str, tree: Branch, also: Iterable[str] = ()) -> str:
     """Why `path` is neither in `tree` nor in `also`, or what was meant: a message's end, or ""."""
     branches = [node for node in walk(tree) if isinstance(node, Branch)]
+    known = [*_paths(tree), *also]
     for node in sorted(branches, key=lambda node: -len(node.prefix)):
         field = path.removeprefix(node.prefix).partition(".")[0]
         if not path.startswith(node.prefix) or field in node.children:
@@ -159,9 +160,10 @@ def hint(path: str, tree: Branch, also: Iterable[str] = ()) -> str:
         choices = (node.choices or {}).items()
         owners = [name for name, cls in choices if field in _field_names(cls)]
         if owners:
-            return f"; {field} exists with {node.path}={' or '.join(owners)}"
+            close = difflib.get_close_matches(path, known, n=1, cutoff=0.85)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            return f"{meant}; {field} exists with {node.path}={' or '.join(owners)}"
         break
-    known = [*_paths(tree), *also]
     same_end = [name for name in known if name.endswith(f".{path}")]
     close = same_end or difflib.get_close_matches(path, known, n=1)
     return f"; did you mean {' or '.join(close[:3])}?" if close else ""

@@ -118,28 +118,31 @@ def make(folder, member, density):
     return Made(ticket, artefacts, net.predict(x, verbose=0), {})
 
 
+def make_all(top, members):
+    made = {(m, d): make(top / f"{m}_{d}", m, d) for m in members for d in DENSITIES}
+    run = [sys.executable, "-c", RUN_ALL, str(top)]
+    subprocess.run(run, cwd=top, check=True, env={"TF_CPP_MIN_LOG_LEVEL": "2"})
+    for (member, density), it in made.items():
+        for name in FORMATS:
+            with np.load(top / f"{member}_{density}" / f"out_{name}.npz") as out:
+                it.found[name] = list(out.values())
+    return made
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Makes a member's whole group at its first use, with one fresh process for the group."""
-    done = {}
+def fast(tmp_path_factory):
+    return make_all(tmp_path_factory.mktemp("fast"), FAST)
 
-    def group_of(member):
-        return FAST if member in FAST else tuple(m for m in MEMBERS if m not in FAST)
 
-    def get(member, density):
-        if (member, density) not in done:
-            top = tmp_path_factory.mktemp("made")
-            for key in [(m, d) for m in group_of(member) for d in DENSITIES]:
-                done[key] = make(top / "{}_{}".format(*key), *key)
-            run = [sys.executable, "-c", RUN_ALL, str(top)]
-            subprocess.run(run, cwd=top, check=True, env={"TF_CPP_MIN_LOG_LEVEL": "2"})
-            for key in [(m, d) for m in group_of(member) for d in DENSITIES]:
-                for name in FORMATS:
-                    with np.load(top / "{}_{}".format(*key) / f"out_{name}.npz") as out:
-                        done[key].found[name] = list(out.values())
-        return done[member, density]
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory):
+    return make_all(tmp_path_factory.mktemp("slow"), [m for m in MEMBERS if m not in FAST])
 
-    return get
+
+@pytest.fixture
+def made(request):
+    """Gives a member at a density; the members of a group share one fresh process."""
+    return lambda m, d: request.getfixturevalue("fast" if m in FAST else "slow")[m, d]
 
 
 @every_format
@@ -215,10 +218,13 @@ def of_dictionaries():
 
 
 @every_format
-@pytest.mark.parametrize("build", [adapted, of_dictionaries])
+@pytest.mark.parametrize(
+    "build", [adapted, of_dictionaries, NETWORKS["sequential"], NETWORKS["nested"]]
+)
 def test_plain_models_are_exported_too(build, format, tmp_path):
     model, path = build(), tmp_path / f"a{FORMATS[format].suffix}"
-    artefact = export(model, path, format, sample=images(1, (6, 6, 2)), latency_runs=1)
+    one = images(1, model.inputs[0].shape[1:])
+    artefact = export(model, path, format, sample=one, latency_runs=1)
     assert (artefact.zeros, artefact.density) == (0, 1.0)
 
 

@@ -663,6 +663,7 @@ def program(tmp_path_factory):
     (home / "flags" / "presets" / "quick_start.yaml").write_text("experiment: counting\nupto: 2\n")
     (home / "rst_tf" / "analysis").mkdir(parents=True)
     shutil.copy(ROOT / "rst_tf" / "registry.py", home / "rst_tf")
+    (home / "rst_tf" / "quiet.py").write_text("def start_tensorflow():\n    pass\n")
     (home / "rst_tf" / "analysis" / "report.py").write_text(TOY_REPORT)
     (home / "experiments").mkdir()
     (home / "experiments" / "experiment.py").write_text(TOY_EXPERIMENTS)
@@ -773,10 +774,13 @@ def test_help_of_every_experiment_loads_nothing_heavy(name):
     assert "heavy: [] code: 0" in done.stdout, done.stdout[-500:] + done.stderr
 
 
+REQUIRED = {"export": ["--source=runs/x"]}
+
+
 @pytest.mark.parametrize("name", real.EXPERIMENTS)
 def test_every_experiment_comes_back_from_its_flags(name):
     binding = Binding(real.Experiment, "experiment", choices_of, Options)
-    default = binding.bind(["toy", f"--experiment={name}"])
+    default = binding.bind(["toy", f"--experiment={name}", *REQUIRED.get(name, [])])
     given = [f"--{path}={value}" for path, value in default.values.items()]
     assert binding.bind(["toy", *given]).config == default.config
 

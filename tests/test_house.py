@@ -31,7 +31,7 @@ RANKS = (
     {"callbacks"},
     {"models", "data"},
     {"evaluation"},
-    {"export"},
+    {"export", "export_formats", "portable"},
     {"analysis"},
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
