@@ -32,8 +32,9 @@ def count(n: int, density: float, rule: Count = "nearest") -> int:
     Args:
         n: Number of weights (or groups), at least 1.
         density: Fraction kept, in (0, 1].
-        rule: `nearest` rounds the number removed, half to even; `rst` is n - int((1-density) n) (Fu et al. 2021);
-            `plus_one` removes one more than nearest (Cosentino et al. 2019); `floor` truncates.
+        rule: `nearest` rounds the number removed, half to even; `rst` is n - int((1-density) n)
+            (Fu et al. 2021); `plus_one` removes one more than nearest (Cosentino et al. 2019);
+            `floor` truncates.
     """
     check_density(density)
     if density == 1 and rule != "plus_one":

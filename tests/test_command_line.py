@@ -73,8 +73,10 @@ WRONG = {
         "learning rate",
     ),
     "empty layer": (
-        lambda t: ["--experiment=iterative_pruning", "--train_steps=4", *TINY, npz(t)]
-        + ["--rounds=1", "--allocation=global", "--density=0.003"],
+        lambda t: (
+            ["--experiment=iterative_pruning", "--train_steps=4", *TINY, npz(t)]
+            + ["--rounds=1", "--allocation=global", "--density=0.003"]
+        ),
         "would leave 0 of",
         "kernel",
     ),
@@ -95,7 +97,13 @@ def test_a_wrong_input_is_one_line_and_exit_code_one(name, tmp_path):
 
 
 def test_quick_start_in_small_from_command_to_report(tmp_path):
-    small = [*TINY, "--preset=quick_start", "--train_steps=4", "--data.train_limit=60", "--rounds=1"]
+    small = [
+        *TINY,
+        "--preset=quick_start",
+        "--train_steps=4",
+        "--data.train_limit=60",
+        "--rounds=1",
+    ]
     argv = [*small, "--rate=0.5", "--network.hidden=8,6", f"--workdir={tmp_path / 'run'}"]
     argv.remove("--network.hidden=8")
     result = run("run_experiments.py", *argv, cwd=tmp_path)

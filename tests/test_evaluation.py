@@ -73,7 +73,10 @@ REFUSED = {
     "empty": (lambda: accuracy(NETWORK, X[:0], Y[:0]), "length above 0"),
     "one-hot": (lambda: accuracy(NETWORK, X, np.eye(4)[Y]), "integer labels"),
     "negative": (lambda: accuracy(NETWORK, X, Y - 1), "labels from 0; received -1"),
-    "beyond": (lambda: accuracy(NETWORK, X, Y + 1), "labels below 4, the number of logits; received 4"),
+    "beyond": (
+        lambda: accuracy(NETWORK, X, Y + 1),
+        "labels below 4, the number of logits; received 4",
+    ),
     "nan logits": (lambda: accuracy(lambda x: NETWORK(x) * np.nan, X, Y), "not finite for 70"),
     "batch size": (lambda: accuracy(NETWORK, X, Y, batch_size=0), "batch_size must be at least 1"),
 }

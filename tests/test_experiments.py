@@ -1,5 +1,6 @@
 import csv
 import dataclasses
+import itertools
 import shutil
 
 import numpy as np
@@ -84,7 +85,9 @@ def test_evaluates_at_exact_steps_first_and_last_included(name, runs):
     for number in range(rounds_of(TABLE[name]) + 1):
         first = 3 if name == "rewound" and number else 0
         for split in ("valid", "test"):
-            steps = [int(r["step"]) for r in rows if (r["round"], r["split"]) == (str(number), split)]
+            steps = [
+                int(r["step"]) for r in rows if (r["round"], r["split"]) == (str(number), split)
+            ]
             assert steps == [first, 4, 6]
         steps = [int(r["step"]) for r in rows if (r["round"], r["split"]) == (str(number), "train")]
         assert steps == [4, 6]
@@ -108,7 +111,7 @@ def test_masks_only_shrink_and_densities_are_those_asked_for(name, runs):
         for n in range(rounds_of(experiment) + 1)
     ]
     assert tickets[0].density == 1
-    for before, after in zip(tickets, tickets[1:], strict=False):
+    for before, after in itertools.pairwise(tickets):
         for a, b in zip(before.entries, after.entries, strict=True):
             assert not (b.mask & ~a.mask).any()
     if isinstance(experiment, IterativePruning) and experiment.density:
@@ -214,9 +217,7 @@ def test_interrupted_equals_uninterrupted(name, dies_at, runs, tmp_path, monkeyp
 
 def test_the_control_takes_its_masks_from_another_run(runs, tmp_path):
     root, _ = runs
-    control = IterativePruning(
-        **QUICK, rounds=2, rewind="reinit", masks_from=str(root / "reset")
-    )
+    control = IterativePruning(**QUICK, rounds=2, rewind="reinit", masks_from=str(root / "reset"))
     control.run(tmp_path / "control")
     for number in (1, 2):
         ours, theirs = (
@@ -260,9 +261,9 @@ REFUSED = {
         "is not empty and has no config.json",
     ),
     "a nan loss": (
-        lambda root, tmp: changed(
-            "natural", optimizer=SGD(learning_rate=1e30), train_steps=40
-        ).run(tmp / "x"),
+        lambda root, tmp: changed("natural", optimizer=SGD(learning_rate=1e30), train_steps=40).run(
+            tmp / "x"
+        ),
         RunError,
         "round 0: loss is .* at step",
     ),

@@ -13,9 +13,7 @@ import setuptools
 
 ROOT = pathlib.Path(__file__).parent.parent
 SOURCES = sorted(
-    path
-    for folder in ("rst_tf", "experiments", "flags")
-    for path in (ROOT / folder).rglob("*.py")
+    path for folder in ("rst_tf", "experiments", "flags") for path in (ROOT / folder).rglob("*.py")
 )
 STUBS = [ROOT / "run_experiments.py", ROOT / "run_analysis.py"]
 

@@ -59,7 +59,10 @@ def test_every_field_is_a_plain_value(architecture):
 REFUSED = {
     "too small for lenet": (lambda: LeNet5().build((8, 8, 1), 10), "at least 12x12; received"),
     "too small for conv": (lambda: Conv(8).build((8, 8, 1), 10), "halves the image 4 times"),
-    "classes": (lambda: MLP().build((8, 8, 1), 1), "classes must be at least 2; received classes=1"),
+    "classes": (
+        lambda: MLP().build((8, 8, 1), 1),
+        "classes must be at least 2; received classes=1",
+    ),
     "flat": (lambda: MLP().build((784,), 10), r"\(height, width, channels\); received"),
     "depth": (lambda: Conv(depth=3), "depth must be 2, 4, 6 or 8; received depth=3"),
     "width": (lambda: LeNet5(0).build((28, 28, 1), 10), "width must be above 0; received width=0"),

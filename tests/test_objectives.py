@@ -49,8 +49,7 @@ def test_loss_is_the_published_formula(name, smoothing):
         "natural": lambda: ce(X, smoothing),
         "adversarial": lambda: ce(x_adv, smoothing),
         "mixed": lambda: 0.3 * ce(X, smoothing) + 0.7 * ce(x_adv, smoothing),
-        "trades": lambda: ce(X, smoothing)
-        + 6 * (np.exp(logp(X)) * (logp(X) - logp(x_adv))).sum(1),
+        "trades": lambda: ce(X, smoothing) + 6 * (np.exp(logp(X)) * (logp(X) - logp(x_adv))).sum(1),
     }
     np.testing.assert_allclose(found.loss, expected[name](), rtol=1e-4, atol=1e-5)
 

@@ -1,3 +1,5 @@
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -51,7 +53,7 @@ def test_every_optimiser_builds_follows_its_schedule_and_serialises(name):
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_schedules_start_at_one_and_do_not_grow(name):
     values = [SCHEDULES[name]().value(t / 20) for t in range(21)]
-    assert values[0] == 1 and all(a >= b for a, b in zip(values, values[1:], strict=False))
+    assert values[0] == 1 and all(a >= b for a, b in itertools.pairwise(values))
 
 
 def test_cosine_passes_the_middle_and_ends_at_its_floor():

@@ -55,7 +55,6 @@ def test_keras_round_trip(name, tmp_path):
     np.testing.assert_array_equal(keras.models.load_model(tmp_path / "net.keras")(x), net(x))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["MobileNetV2", "ResNet50", "Xception"])
 def test_keras_applications(name, tmp_path):
     shape = (96, 96, 3)
@@ -68,7 +67,9 @@ def test_keras_applications(name, tmp_path):
     net = masked(model)
     np.testing.assert_allclose(net(x), model(x), atol=1e-5)
     net.save(tmp_path / "net.keras")
-    np.testing.assert_allclose(keras.models.load_model(tmp_path / "net.keras")(x), net(x), atol=1e-5)
+    np.testing.assert_allclose(
+        keras.models.load_model(tmp_path / "net.keras")(x), net(x), atol=1e-5
+    )
     np.testing.assert_allclose(baked(net)(x), model(x), atol=1e-5)
     assert left_dense(net) == []
     logits = with_logits(net)

@@ -17,7 +17,7 @@ def test_a_mask_picture_has_the_masks_mean_and_fits(shape, kept):
     picture = mask_picture(mask)
     assert picture.shape == SHAPES[shape]
     assert picture.mean() == pytest.approx(mask.mean(), abs=0.01)
-    assert 0 <= picture.min() and picture.max() <= 1
+    assert picture.min() >= 0 and picture.max() <= 1
 
 
 def test_a_picture_shows_each_kernel_in_its_place():

@@ -6,7 +6,7 @@ from networks import NETWORKS, images, small
 
 from rst_tf import masked, masked_kernels, models
 from rst_tf.initializers import INITIALIZERS, initialize
-from rst_tf.masks import ALLOCATIONS, CRITERIA
+from rst_tf.masks import CRITERIA
 from rst_tf.ticket import Seed, Ticket
 
 every_network = pytest.mark.parametrize("name", NETWORKS)

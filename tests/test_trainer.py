@@ -145,12 +145,8 @@ def test_accepts_sample_weights_and_dictionaries_with_an_index():
     trainer = RobustTrainer(pruned(), Adversarial(ATTACK), seed=0)
     trainer.compile(keras.optimizers.SGD(0.1))
     trainer.fit(X, Y, sample_weight=np.zeros(96), batch_size=16, verbose=0)
-    np.testing.assert_array_equal(
-        trainer.network.get_weights()[0], pruned().get_weights()[0]
-    )
-    data = tf.data.Dataset.from_tensor_slices(
-        ({"image": X, "index": np.arange(96)}, Y)
-    ).batch(16)
+    np.testing.assert_array_equal(trainer.network.get_weights()[0], pruned().get_weights()[0])
+    data = tf.data.Dataset.from_tensor_slices(({"image": X, "index": np.arange(96)}, Y)).batch(16)
     trainer.fit(data, validation_data=data, verbose=0)
 
 
@@ -190,9 +186,7 @@ def test_a_moved_pruned_weight_and_a_changed_mask_are_caught():
 
 def test_a_loss_that_is_not_finite_ends_the_training():
     with pytest.raises(FloatingPointError, match="loss is nan at step"):
-        trained(
-            Natural(), pruned(), keras.optimizers.SGD(1e30), callbacks=[StopOnNonFinite()]
-        )
+        trained(Natural(), pruned(), keras.optimizers.SGD(1e30), callbacks=[StopOnNonFinite()])
 
 
 def softmaxed():
