@@ -61,10 +61,10 @@ def main(argv: list[str]) -> None:
 
         start_tensorflow()
     bound.config.run(workdir)
+    if (workdir / "results.csv").exists():
+        from rst_tf.analysis import report
 
-    from rst_tf.analysis import report
-
-    report.write(workdir)
+        report.write(workdir)
 
 
 def run_errors() -> tuple[type[Exception], ...]:

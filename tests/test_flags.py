@@ -641,6 +641,8 @@ class Counting(Experiment):
         if self.fail:
             raise errors[self.fail]
         print("ran", self.upto, workdir, type(workdir).__name__, os.environ["TF_CPP_MIN_LOG_LEVEL"])
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "results.csv").touch()
 
 @EXPERIMENTS.register("idle")
 @dataclasses.dataclass(frozen=True)
