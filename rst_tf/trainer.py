@@ -62,14 +62,17 @@ class RobustTrainer(keras.Model):
         Args:
             optimizer: Keras optimiser or its name.
             jit_compile: Use XLA; `auto` does unless the network has convolutions, which XLA slows
-                down on a CPU.
+                down on a CPU, or is trained on several devices, which XLA cannot compile.
             **kwargs: What Keras takes besides: steps_per_execution, run_eagerly, ...
 
         Raises:
             ValueError: `loss` or `metrics` was given.
         """
         if jit_compile == "auto":
-            jit_compile = not kwargs.get("run_eagerly") and not has_convolutions(self.network)
+            alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
+            jit_compile = (
+                alone and not kwargs.get("run_eagerly") and not has_convolutions(self.network)
+            )
         for name in ("loss", "metrics", "weighted_metrics"):
             if kwargs.get(name) is not None:
                 raise ValueError(f"{name} comes from the objective; received {name}={kwargs[name]}")
