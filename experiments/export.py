@@ -9,7 +9,7 @@ from typing import Literal
 
 from experiments.experiment import EXPERIMENTS, Experiment
 from experiments.workdir import Workdir
-from rst_tf.export_formats import FORMATS, Name, known, usable
+from rst_tf.artefact_formats import FORMATS, Name, known, usable
 from rst_tf.registry import to_dict
 from rst_tf.ticket import Ticket
 from rst_tf.ticket_file import write_bytes
@@ -51,7 +51,7 @@ class Export(Experiment):
 
     def run(self, workdir):
         """Leaves network.keras, saved_model/, network.tflite, network.onnx and export.json."""
-        from rst_tf.export import export, table
+        from rst_tf.artefacts import export, table
 
         for name in self.formats:
             usable(name)

@@ -33,7 +33,7 @@ _HOME = {
     "accuracy": "evaluation",
     "robust_accuracy": "evaluation",
     "evaluate": "evaluation",
-    "export": "export",
+    "export": "artefacts",
     "Data": "data",
     "batches": "data",
 }

@@ -288,6 +288,13 @@ def trained_variables(network) -> list:
     return [s for s in scores if s is not None] or network.trainable_variables
 
 
+def finalize_statistics(network) -> None:
+    """Lets adapted `keras.layers.Normalization` layers see variables that were assigned to them."""
+    for layer in walk(network):
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
+
+
 @contextlib.contextmanager
 def kernels_formed_once(network) -> Iterator[None]:
     """Within this context `kernel * mask` is formed once, not at every call of the network.

@@ -5,7 +5,7 @@ import numpy as np
 
 from rst_tf.layers import masked_layers
 from rst_tf.normalization import Normalization
-from rst_tf.surgery import _check_model, baked
+from rst_tf.surgery import baked, check_clonable
 from rst_tf.trainer import RobustTrainer
 
 
@@ -25,7 +25,7 @@ def portable(network: keras.Model) -> keras.Model:
     """
     if isinstance(network, RobustTrainer):
         raise ValueError("network is a RobustTrainer; export trainer.network")
-    _check_model(network, "export")
+    check_clonable(network, "export")
     _check_tensors(network)
     plain = baked(network) if masked_layers(network) else network
     pairs = []
@@ -43,7 +43,7 @@ def portable(network: keras.Model) -> keras.Model:
 
 def weights(model: keras.Model) -> tuple[int, int]:
     """How many weights the kernels of a plain model have, and how many of them are 0."""
-    kernels = [v.numpy() for v in model.weights if True and v.name != "bias"]
+    kernels = [v.numpy() for v in model.weights if len(v.shape) > 1 and v.name != "bias"]
     return sum(k.size for k in kernels), sum(int((k == 0).sum()) for k in kernels)
 
 

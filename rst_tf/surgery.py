@@ -7,7 +7,13 @@ import numpy as np
 from absl import logging
 from keras.src.models import Functional  # no public name; Keras needs it to clone, and so do we
 
-from rst_tf.layers import MASKED_CLASS, MaskedKernel, masked_kernels, masked_layers
+from rst_tf.layers import (
+    MASKED_CLASS,
+    MaskedKernel,
+    finalize_statistics,
+    masked_kernels,
+    masked_layers,
+)
 from rst_tf.masks import Count, Granularity
 
 _PLAIN_CLASS = {masked: plain for plain, masked in MASKED_CLASS.items()}
@@ -42,7 +48,7 @@ def masked(
         ValueError: The model is subclassed, not built, already masked, has no such layer as
             `dense` names, or more than 1 % of its weights would stay dense without being named.
     """
-    _check_model(model, "masked")
+    check_clonable(model, "masked")
     if masked_layers(model):
         raise ValueError(f"model {model.name!r} already has masked layers; bake it first")
     options = {
@@ -75,7 +81,7 @@ def baked(network: keras.Model) -> keras.Model:
     Raises:
         ValueError: The network is subclassed or has no masked layers.
     """
-    _check_model(network, "baked")
+    check_clonable(network, "baked")
     masked_kernels(network)
 
     def convert(layer):
@@ -125,7 +131,8 @@ def left_dense(network: keras.Model) -> list[tuple[str, int]]:
     return sorted(((v.path, _size(v)) for v in rest), key=lambda item: -item[1])
 
 
-def _check_model(model, verb: str) -> None:
+def check_clonable(model, verb: str) -> None:
+    """Raises ValueError unless a model is built, and Sequential or functional."""
     if not isinstance(model, keras.Sequential | Functional):
         raise ValueError(
             f"{verb}() copies Sequential and functional models; received "
@@ -158,6 +165,7 @@ def _converted(model, convert: Callable):
     copy = keras.models.clone_model(model, clone_function=clone, recursive=True, **functional)
     for old, new in pairs:
         _copy_variables(old, new)
+    finalize_statistics(copy)
     return copy, pairs
 
 

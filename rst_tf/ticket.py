@@ -229,7 +229,7 @@ class Ticket:
             masked.mask.assign(entry.mask.astype(np.float32))
 
     def _restore_weights(self, network) -> None:
-        from rst_tf.layers import masked_kernels
+        from rst_tf.layers import finalize_statistics, masked_kernels
 
         others = _leftovers(network)
         _check_same(
@@ -246,6 +246,7 @@ class Ticket:
                 masked.kernel.assign(entry.kernel)
         for variable, value in zip(others, self.leftovers, strict=True):
             variable.assign(value)
+        finalize_statistics(network)
 
     def build(self):
         """The network of this ticket, rebuilt with its weights and masks.

@@ -46,7 +46,15 @@ def shared():
     return keras.Model(image, keras.layers.Dense(5)(x))
 
 
-NETWORKS = {f.__name__: f for f in (functional, sequential, nested, shared)}
+def preprocessed():
+    scale = keras.layers.Normalization()
+    scale.adapt(np.linspace(0, 3, 600, dtype="float32").reshape(-1, 3))
+    image = keras.Input((12, 12, 3))
+    x = keras.layers.Flatten()(keras.layers.Rescaling(2.0)(scale(image)))
+    return keras.Model(image, keras.layers.Dense(5)(x))
+
+
+NETWORKS = {f.__name__: f for f in (functional, sequential, nested, shared, preprocessed)}
 
 
 def images(n=4, shape=(12, 12, 3), seed=0):

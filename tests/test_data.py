@@ -620,7 +620,7 @@ ERRORS = {
     "labels named": (arrays(class_names=("a", "b")), r"y_train must be in 0..1; received 2"),
     "labels huge": (arrays(y=Y + 2**40), r"y_train must be class numbers below 2\*\*31"),
     "labels sparse": (arrays(y=Y * 1000), "y_train must be class numbers from 0; received 2000"),
-    "labels soft": (arrays(y=ONE_HOT * 0.9 + 0.03), r"y_train of shape \(60, 3\) must be exactly"),
+    "labels soft": (arrays(y=(ONE_HOT + 1) / 4), r"y_train of shape \(60, 3\) must be exactly"),
     "labels two-hot": (arrays(y=np.maximum(ONE_HOT, [1, 0, 0])), "must be exactly one-hot"),
     "validation large": (arrays(validation=60), "count below 60.*received validation=60"),
     "validation zero": (arrays(validation=0), r"validation must be in \(0, 1\) or a count below"),

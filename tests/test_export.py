@@ -9,12 +9,13 @@ import pytest
 from networks import NETWORKS, easy_data, images, small
 
 import rst_tf as rst
-from rst_tf import export_formats, models
-from rst_tf.export import export, table
-from rst_tf.export_formats import FORMATS
+from rst_tf import models
+from rst_tf.artefact_formats import FORMATS
+from rst_tf.artefacts import export, table
 from rst_tf.initializers import initialize
 from rst_tf.normalization import Normalization
 from rst_tf.objectives import Natural
+from rst_tf.quiet import quiet
 from rst_tf.ticket import Ticket
 from rst_tf.trainer import RobustTrainer
 
@@ -393,7 +394,7 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
 
 
 def test_quiet_keeps_what_was_said_for_the_error(capfd):
-    with pytest.raises(RuntimeError) as error, export_formats.quiet():
+    with pytest.raises(RuntimeError) as error, quiet():
         print("from Python")
         subprocess.run(["sh", "-c", "echo from below >&2"], check=True)
         raise RuntimeError

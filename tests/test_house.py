@@ -29,7 +29,7 @@ RANKS = (
     {"callbacks"},
     {"models", "data"},
     {"evaluation"},
-    {"export", "export_formats", "portable"},
+    {"artefacts", "artefact_formats", "portable"},
     {"analysis"},
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

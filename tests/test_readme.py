@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
-SMALL = '''keras.Sequential([
+SMALL = """keras.Sequential([
     keras.Input((12, 12, 3)), keras.layers.Conv2D(4, 3, activation="relu"),
-    keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")])'''
+    keras.layers.Flatten(), keras.layers.Dense(10, activation="softmax")])"""
 DATA = """
 import numpy as np
 x_test, y_test = np.random.rand(20, 12, 12, 3).astype("float32"), np.arange(20) % 10

@@ -1,14 +1,9 @@
 """The formats of `export`: how each is written, and how its own runtime runs what was written."""
 
-import contextlib
 import dataclasses
 import functools
 import importlib.util
-import os
-import sys
-import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -126,31 +121,3 @@ def usable(name: str) -> Format:
     if missing:
         raise ValueError(f"format={name!r} needs {', '.join(missing)}: pip install rst-tf[export]")
     return format
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keeps what libraries print, from Python or C++, off the terminal; an error has it as a note.
-
-    It holds for the whole process: another thread's output is lost as well.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with contextlib.ExitStack() as stack:
-        heard = stack.enter_context(tempfile.TemporaryFile())
-        text = stack.enter_context(open(os.dup(heard.fileno()), "w", buffering=1))
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        stack.enter_context(contextlib.redirect_stdout(text))
-        stack.enter_context(contextlib.redirect_stderr(text))
-        for number in (1, 2):
-            kept = os.dup(number)
-            stack.callback(os.close, kept)
-            stack.callback(os.dup2, kept, number)
-            os.dup2(heard.fileno(), number)
-        try:
-            yield
-        except Exception as error:
-            heard.seek(0)
-            error.add_note(heard.read().decode(errors="replace")[-4000:])
-            raise

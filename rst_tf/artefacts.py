@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rst_tf.export_formats import FORMATS, Name, Run, quiet, usable
+from rst_tf.artefact_formats import FORMATS, Name, Run, usable
+from rst_tf.quiet import quiet
 
 _TOLERANCE = 1e-5
 _WARM_UP = 5
