@@ -22,7 +22,7 @@ _HOME = {
     "Normalization": "normalization",
     "initialize": "initializers",
     "Ticket": "ticket",
-    "Seed": "ticket",
+    "Seed": "initializers",
     "FGSM": "attacks.fgsm",
     "PGD": "attacks.pgd",
     "Natural": "objectives",

@@ -5,6 +5,7 @@ one to every kernel of a network, in traversal order. Constants after He et al. 
 Ramanujan et al. (2020); in all of them gain = sqrt(2), for ReLU.
 """
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -168,3 +169,48 @@ def weights_hash(network) -> str:
     for masked in masked_kernels(network):
         digest.update(np.ascontiguousarray(masked.kernel.numpy(), "<f4").tobytes())
     return digest.hexdigest()
+
+
+@dataclasses.dataclass(frozen=True)
+class Seed:
+    """Where a ticket's kernels can be drawn from again.
+
+    Args:
+        seed: As given to `initialize`.
+        initializer: Registered name of the kernel initialiser.
+        recipe: Version of the random recipe.
+        hash: SHA-256 of the kernels, checked after they are drawn.
+    """
+
+    seed: int
+    initializer: str
+    recipe: int = random.RECIPE
+    hash: str = ""
+
+    def draw(self, network) -> None:
+        """Sets the network's initial weights; ValueError if they are not those of the hash."""
+        if self.recipe != random.RECIPE:
+            raise ValueError(f"recipe {self.recipe} is not this program's {random.RECIPE}")
+        initialize(network, self.seed, self.initializer)
+        if weights_hash(network) != self.hash:
+            raise ValueError(
+                f"seed {self.seed} with {self.initializer!r} gives other weights than the ticket's"
+            )
+
+    def of(self, network) -> "Seed":
+        """This seed with the hash of a network's kernels.
+
+        Raises:
+            ValueError: The kernels are not what the seed gives.
+        """
+        from rst_tf.layers import masked_kernels
+
+        for position, masked in enumerate(masked_kernels(network)):
+            value = draw_kernel(masked, self.seed, self.initializer, position)
+            if not np.array_equal(value, masked.kernel.numpy()):
+                raise ValueError(
+                    f"kernel {masked.name!r} is not what seed {self.seed} with "
+                    f"{self.initializer!r} gives; it was trained or drawn otherwise: "
+                    "use weights='stored'"
+                )
+        return dataclasses.replace(self, hash=weights_hash(network))

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rst_tf import masks, random, ticket_file
-from rst_tf.initializers import draw_kernel, initialize, weights_hash
+from rst_tf import masks, ticket_file
+from rst_tf.initializers import Seed
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -36,33 +36,6 @@ class Entry:
     def group(self) -> int:
         """Weights per mask entry."""
         return int(np.prod(self.shape)) // self.mask.size
-
-
-@dataclasses.dataclass(frozen=True)
-class Seed:
-    """Where a ticket's kernels can be drawn from again.
-
-    Args:
-        seed: As given to `initialize`.
-        initializer: Registered name of the kernel initialiser.
-        recipe: Version of the random recipe.
-        hash: SHA-256 of the kernels, checked after they are drawn.
-    """
-
-    seed: int
-    initializer: str
-    recipe: int = random.RECIPE
-    hash: str = ""
-
-    def draw(self, network) -> None:
-        """Sets the network's initial weights; ValueError if they are not those of the hash."""
-        if self.recipe != random.RECIPE:
-            raise ValueError(f"recipe {self.recipe} is not this program's {random.RECIPE}")
-        initialize(network, self.seed, self.initializer)
-        if weights_hash(network) != self.hash:
-            raise ValueError(
-                f"seed {self.seed} with {self.initializer!r} gives other weights than the ticket's"
-            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -114,8 +87,7 @@ class Ticket:
         leftovers = [] if weights == "none" else [v.numpy() for v in _leftovers(network)]
         seed = weights if isinstance(weights, Seed) else None
         if seed is not None:
-            seed = dataclasses.replace(seed, hash=weights_hash(network))
-            _check_drawn(network, seed)
+            seed = seed.of(network)
         return cls(tuple(entries), tuple(leftovers), description, seed)
 
     @property
@@ -282,18 +254,6 @@ class Ticket:
     def load(cls, path: str | Path) -> "Ticket":
         """Reads a ticket file; ValueError if it is not one or is damaged."""
         return ticket_file.load(path)
-
-
-def _check_drawn(network, seed: Seed) -> None:
-    from rst_tf.layers import masked_kernels
-
-    for position, masked in enumerate(masked_kernels(network)):
-        value = draw_kernel(masked, seed.seed, seed.initializer, position)
-        if not np.array_equal(value, masked.kernel.numpy()):
-            raise ValueError(
-                f"kernel {masked.name!r} is not what seed {seed.seed} with {seed.initializer!r} "
-                "gives; it was trained or drawn otherwise: use weights='stored'"
-            )
 
 
 def _leftovers(network) -> list:

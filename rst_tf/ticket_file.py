@@ -47,7 +47,8 @@ def load(path: str | Path):
         FileNotFoundError: There is no such file.
         ValueError: The file is not a ticket, is damaged, or is of a newer format.
     """
-    from rst_tf.ticket import Seed, Ticket
+    from rst_tf.initializers import Seed
+    from rst_tf.ticket import Ticket
 
     try:
         with np.load(path, allow_pickle=False) as data:

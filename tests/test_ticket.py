@@ -5,9 +5,9 @@ import pytest
 from networks import NETWORKS, images, small
 
 from rst_tf import masked, masked_kernels, models
-from rst_tf.initializers import INITIALIZERS, initialize
+from rst_tf.initializers import INITIALIZERS, Seed, initialize
 from rst_tf.masks import CRITERIA
-from rst_tf.ticket import Seed, Ticket
+from rst_tf.ticket import Ticket
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
