@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -106,6 +107,8 @@ class Session:
         self.workdir = Workdir(workdir, to_dict(settings), self._dataset())
         self.board = Board(self.workdir.path / "tensorboard")
         self.board.settings(to_dict(settings))
+        images = f"{len(self.splits.train):,} images to train on"
+        print(f"{workdir}: {images}, {self.total:,} steps a round", file=sys.stderr)
 
     def _dataset(self) -> dict[str, Any]:
         return {

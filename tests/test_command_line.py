@@ -101,7 +101,7 @@ def test_quick_start_in_small_from_command_to_report(tmp_path):
         *TINY,
         "--preset=quick_start",
         "--train_steps=4",
-        "--data.train_limit=60",
+        "--data.train_limit=54",
         "--rounds=1",
     ]
     argv = [*small, "--rate=0.5", "--network.hidden=8,6", f"--workdir={tmp_path / 'run'}"]
@@ -110,12 +110,14 @@ def test_quick_start_in_small_from_command_to_report(tmp_path):
     assert result.returncode == 0, result.stderr
     for word in ("density", "robust", "report.html", "density.png", "tensorboard --logdir"):
         assert word in result.stdout
-    assert not [line for line in result.stderr.splitlines() if not line.startswith("round ")]
+    head, *rounds = result.stderr.splitlines()
+    assert head.endswith("54 images to train on, 4 steps a round")
+    assert [line[:7] for line in rounds] == ["round 0", "round 1"]
     report = (tmp_path / "run" / "report" / "report.html").read_text()
     assert report.lower().startswith("<!doctype html>") and "robust accuracy" in report
 
     again = run("run_experiments.py", *argv, cwd=tmp_path)
-    assert again.returncode == 0 and again.stderr == "" and again.stdout == result.stdout
+    assert again.returncode == 0 and again.stderr == head + "\n" and again.stdout == result.stdout
 
     argv[-1] = f"--workdir={tmp_path / 'other'}"
     assert run("run_experiments.py", *argv, "--seed=1", cwd=tmp_path).returncode == 0
