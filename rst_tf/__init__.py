@@ -38,7 +38,8 @@ _HOME = {
     "batches": "data",
 }
 _MODULES = ("attacks", "callbacks", "data", "evaluation", "initializers", "layers", "masks")
-_MODULES += ("models", "objectives", "optimizers", "schedules", "surgery", "ticket", "trainer")
+_MODULES += ("models", "objectives", "optimizers", "random", "schedules", "surgery", "ticket")
+_MODULES += ("trainer",)
 
 __all__ = [*_HOME]
 

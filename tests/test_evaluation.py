@@ -53,6 +53,22 @@ def test_robust_accuracy_falls_with_epsilon():
     assert found == sorted(found, reverse=True) and found[0] > 0.9 and found[-1] == 0
 
 
+def test_is_what_the_attack_and_the_network_say_by_hand():
+    attack = PGD(0.15, steps=3)
+    found = evaluate(NETWORK, X, Y, attack, seed=8)
+    x_adv = attack(NETWORK, X, Y, seed=8)
+    entropy = keras.losses.sparse_categorical_crossentropy
+    for images, loss, right in (
+        (X, found.loss, found.correct),
+        (x_adv, found.robust_loss, found.robust),
+    ):
+        logits = NETWORK(images)
+        np.testing.assert_allclose(loss, entropy(Y, logits, from_logits=True), rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(right, np.argmax(logits, -1) == Y)
+    other = evaluate(NETWORK, X, Y, attack, seed=9)
+    assert not np.array_equal(other.robust_loss, found.robust_loss)
+
+
 def test_is_traced_once_whatever_the_number_of_images():
     traces = []
 

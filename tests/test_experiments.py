@@ -10,11 +10,12 @@ from experiments.dense_training import DenseTraining
 from experiments.experiment import EXPERIMENTS, RunError
 from experiments.iterative_pruning import IterativePruning
 from experiments.training import Session, Training
-from rst_tf import FGSM, PGD, Adversarial, Mixed, Natural, Ticket, Trades
-from rst_tf.data import Data
+from rst_tf import FGSM, PGD, Adversarial, Mixed, Natural, RobustTrainer, Ticket, Trades, initialize
+from rst_tf.data import Data, batches
 from rst_tf.layers import masked_kernels
-from rst_tf.models import MLP, Conv
+from rst_tf.models import MLP, Conv, masked_parts
 from rst_tf.optimizers import SGD, Adam
+from rst_tf.random import subseed
 from rst_tf.schedules import Steps
 
 QUICK = {
@@ -41,6 +42,15 @@ TABLE = {
     "rewound": IterativePruning(**QUICK, rounds=2, rewind_step=3),
     "one-shot": IterativePruning(**QUICK, rounds=1, density=0.1, allocation="global"),
     "density": IterativePruning(**QUICK, rounds=2, density=0.09, criterion="random"),
+    "counted": IterativePruning(**QUICK, rounds=2, rate=(0.3,), count="floor", criterion="random"),
+    "augmented": DenseTraining(
+        **{
+            **QUICK,
+            "data": Data(train_limit=100, augment="crop_flip", pad=2),
+            "evaluation_attack": FGSM(0.3),
+            "initializer": "kaiming_normal",
+        }
+    ),
     "no pruning": IterativePruning(**QUICK, rounds=0),
 }
 every_run = pytest.mark.parametrize("name", TABLE)
@@ -150,6 +160,93 @@ def test_a_round_starts_from_the_bits_it_says(name, runs):
     target = Ticket.load(root / name / "tickets" / f"{REWINDS[name]}.npz")
     assert same(starts[name, 1], target)
     assert REWINDS[name] == "initial" or not same(starts[name, 1], initial)
+
+
+def trained_by_hand(experiment, masks, weights, first):
+    """The kernels after a round, from the library's own parts."""
+    splits = experiment.data.load()
+    parts = masked_parts()
+    network = experiment.network.build(splits.shape, splits.classes, parts)
+    weights.apply(network, weights=True)
+    masks.apply(network)
+    trainer = RobustTrainer(network, experiment.objective, seed=experiment.seed)
+    trainer.compile(experiment.optimizer.build(6), jit_compile=False)
+    trainer.optimizer.iterations.assign(first)
+    train = batches(
+        splits.train,
+        experiment.batch_size,
+        seed=experiment.seed,
+        augment=experiment.data.augment,
+        pad=experiment.data.pad,
+        first_step=first,
+        steps=6 - first,
+    )
+    trainer.fit(train, verbose=0, shuffle=False)
+    return Ticket.of(network)
+
+
+@pytest.mark.parametrize("name", ["dense", "natural", "augmented", "reset", "rewound", "continued"])
+def test_a_round_is_what_the_library_does_by_hand(name, runs):
+    """Seeds, data order, augmentation, schedule and first step reach the training."""
+    tickets = runs[0] / name / "tickets"
+    last = rounds_of(TABLE[name])
+    target = {"rewound": "rewind", "continued": f"round_{last - 1:02d}"}.get(name, "initial")
+    start = Ticket.load(tickets / f"{target}.npz")
+    found = Ticket.load(tickets / f"round_{last:02d}.npz")
+    first = 3 if name == "rewound" else 0
+    expected = trained_by_hand(TABLE[name], found, start, first)
+    for a, b in zip(found.entries, expected.entries, strict=True):
+        np.testing.assert_allclose(a.kernel, b.kernel, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dense", "augmented", "reset"])
+def test_initial_weights_are_those_of_the_seed_and_the_initialiser(name, runs):
+    experiment = TABLE[name]
+    network = experiment.network.build((28, 28, 1), 10, masked_parts())
+    initialize(network, experiment.seed, experiment.initializer)
+    stored = Ticket.load(runs[0] / name / "tickets" / "initial.npz")
+    for a, b in zip(Ticket.of(network).entries, stored.entries, strict=True):
+        assert a.kernel.tobytes() == b.kernel.tobytes()
+
+
+PRUNED = {  # how each round's ticket follows from the last one's
+    "reset": lambda n: {"rate": (0.5, 0.25)},
+    "one-shot": lambda n: {"density": 0.1, "allocation": "global"},
+    "density": lambda n: {"density": 0.09 ** (n / 2), "criterion": "random"},
+    "counted": lambda n: {"rate": 0.3, "count": "floor", "criterion": "random"},
+}
+
+
+@pytest.mark.parametrize("name", PRUNED)
+def test_masks_are_what_pruning_the_last_ticket_gives(name, runs):
+    for number in range(1, rounds_of(TABLE[name]) + 1):
+        before, after = (
+            Ticket.load(runs[0] / name / "tickets" / f"round_{n:02d}.npz")
+            for n in (number - 1, number)
+        )
+        seed = subseed(5, "prune", number)[0]
+        assert before.prune(**PRUNED[name](number), seed=seed).mask_hash == after.mask_hash
+
+
+def test_rows_are_the_evaluators(runs):
+    """The evaluation attack, its seed and the examples' identities reach results.csv."""
+    from rst_tf import evaluate
+
+    experiment, workdir = TABLE["augmented"], runs[0] / "augmented"
+    split = experiment.data.load().test.limited(30)
+    network = Ticket.load(workdir / "tickets" / "round_00.npz").build()
+    found = evaluate(network, *split.arrays(), FGSM(0.3), seed=5)
+    row = [r for r in read(workdir) if r["split"] == "test"][-1]
+    assert row["attack"] == "FGSM(epsilon=0.3)"
+    assert float(row["accuracy"]) == pytest.approx(found.accuracy)
+    assert float(row["robust_accuracy"]) == pytest.approx(found.robust_accuracy)
+    assert float(row["robust_loss"]) == pytest.approx(found.robust_loss.mean(), rel=1e-4)
+
+
+def test_times_of_an_interrupted_round_are_forgotten_too(runs):
+    with (runs[0] / "reset" / "timing.csv").open() as stream:
+        times = [(row["round"], row["step"]) for row in csv.DictReader(stream)]
+    assert times == [(str(n), s) for n in range(3) for s in ("0", "4", "6")]
 
 
 def test_reinit_draws_new_weights_each_round(runs):

@@ -27,6 +27,34 @@ def test_parameter_counts(architecture, shape, count):
     assert architecture.build(shape, 10).count_params() == count
 
 
+# width 0.5: (kernel shapes by hand)
+HALVES = {
+    LeNet5(width=0.5): [(5, 5, 1, 3), (5, 5, 3, 8), (200, 60), (60, 42), (42, 10)],
+    Conv(depth=2, width=0.5): [(3, 3, 1, 32), (3, 3, 32, 32), (6272, 128), (128, 128), (128, 10)],
+    Conv(depth=4, width=0.01): [
+        *[(3, 3, 1, 1), (3, 3, 1, 1), (3, 3, 1, 1), (3, 3, 1, 1)],
+        *[(49, 3), (3, 3), (3, 10)],
+    ],
+}
+
+
+@pytest.mark.parametrize("architecture", HALVES, ids=str)
+def test_width_scales_every_layer_and_never_to_nothing(architecture):
+    network = architecture.build((28, 28, 1), 10)
+    kernels = [tuple(v.shape) for v in network.variables if v.name == "kernel"]
+    assert kernels == HALVES[architecture]
+
+
+@pytest.mark.parametrize("architecture", SMALL, ids=str)
+def test_every_layer_but_the_last_is_a_relu_and_biases_are_optional(architecture):
+    network = architecture.build((16, 16, 2), 3)
+    layers = [layer for layer in network.layers if layer.weights]
+    names = [layer.activation.__name__ for layer in layers]
+    assert names == ["relu"] * (len(layers) - 1) + ["linear"]
+    wanted = to_dict(architecture).get("use_bias", True)
+    assert {layer.use_bias for layer in layers} == {wanted}
+
+
 def test_the_tables_have_every_registered_architecture():
     assert {type(a) for a in SMALL} == set(models.ARCHITECTURES.values())
 

@@ -56,6 +56,35 @@ def test_schedules_start_at_one_and_do_not_grow(name):
     assert values[0] == 1 and all(a >= b for a, b in itertools.pairwise(values))
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("decay", [0.0, 0.02])
+def test_configurations_reach_the_optimiser(nesterov, decay):
+    built = SGD(learning_rate=0.3, momentum=0.7, nesterov=nesterov, weight_decay=decay).build(9)
+    config = built.get_config()
+    assert (config["momentum"], config["nesterov"], config["weight_decay"]) == (
+        0.7,
+        nesterov,
+        decay,
+    )
+    assert float(built.learning_rate) == pytest.approx(0.3)
+    assert Adam(weight_decay=decay).build(9).weight_decay == (decay or None)
+
+
+def test_cosine_is_half_a_cosine():
+    values = [Cosine().value(t) for t in (0, 0.25, 0.5, 0.75, 1)]
+    np.testing.assert_allclose(values, [1, 0.85355, 0.5, 0.14645, 0], atol=1e-5)
+
+
+def test_a_table_has_one_rate_per_step_of_the_training():
+    built = Adam(learning_rate=1.0, schedule=Cosine()).build(4)
+    found = [float(built.learning_rate)]
+    p = keras.Variable(np.ones(1, "float32"))
+    for _ in range(3):
+        built.apply([tf.ones(1)], [p])
+        found.append(float(built.learning_rate))
+    np.testing.assert_allclose(found, [1, 0.85355, 0.5, 0.14645], atol=1e-5)
+
+
 def test_cosine_passes_the_middle_and_ends_at_its_floor():
     assert Cosine(0.2).value(0.5) == pytest.approx(0.6) and Cosine(0.2).value(1) == 0.2
 
@@ -64,7 +93,7 @@ def test_a_table_holds_its_last_rate():
     assert float(StepTable([1, 2, 3])(tf.constant(9))) == 3
 
 
-DURATIONS = {500: 500, "500": 500, "12ep": 1200, "0.5ep": 50, 1: 1}
+DURATIONS = {"0.126ep": 13, "0.124ep": 12, 500: 500, "500": 500, "12ep": 1200, "0.5ep": 50, 1: 1}
 
 
 @pytest.mark.parametrize("text", DURATIONS)

@@ -28,6 +28,11 @@ def test_a_picture_shows_each_kernel_in_its_place():
     np.testing.assert_array_equal(mask_picture(mask), expected)
 
 
+def scalar(accumulator, tag):
+    event = accumulator.Tensors(tag)[0]
+    return event.step, float(np.frombuffer(event.tensor_proto.tensor_content, "float32")[0])
+
+
 def events(folder):
     accumulator = EventAccumulator(str(folder), size_guidance={"tensors": 0})
     accumulator.Reload()
@@ -43,9 +48,8 @@ def test_density_and_picture_of_every_layer(name, tmp_path):
     tags, accumulator = events(tmp_path / "masks")
     for entry in ticket.entries:
         assert f"mask/{entry.name}" in tags
-        value = accumulator.Tensors(f"density/{entry.name}")[0]
-        found = float(np.frombuffer(value.tensor_proto.tensor_content, "float32")[0])
-        assert value.step == 2 and found == pytest.approx(entry.mask.mean())
+        assert scalar(accumulator, f"density/{entry.name}") == (2, pytest.approx(entry.mask.mean()))
+    assert scalar(accumulator, "density/network") == (2, pytest.approx(ticket.density))
 
 
 def test_kept_weights_by_pixel_where_the_first_layer_reads_pixels(tmp_path):
@@ -57,6 +61,7 @@ def test_settings_and_scalars(tmp_path):
     board = Board(tmp_path)
     board.settings({"seed": 3, "attack": {"name": "pgd", "step_size": None}})
     board.scalars("round_00/valid", 7, {"accuracy": 0.5, "robust_accuracy": None})
-    assert events(tmp_path / "round_00" / "valid")[0] == ["accuracy"]
+    tags, accumulator = events(tmp_path / "round_00" / "valid")
+    assert tags == ["accuracy"] and scalar(accumulator, "accuracy") == (7, 0.5)
     text = b"".join(f.read_bytes() for f in (tmp_path / "settings").iterdir())
     assert b"attack.name" in text and b"seed" in text

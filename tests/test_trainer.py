@@ -14,6 +14,7 @@ from rst_tf import (
     Trades,
     initialize,
     masked_kernels,
+    random,
 )
 from rst_tf.callbacks import MaskGuard, MaskPictures, StopOnNonFinite
 from rst_tf.keras_optimizers import CoupledSGD
@@ -230,3 +231,107 @@ def test_xla_is_chosen_for_dense_networks_only():
         trainer = RobustTrainer(architecture.build((8, 8, 1), 3), Natural())
         trainer.compile("sgd")
         assert trainer.jit_compile is expected
+
+
+def regularised():
+    image = keras.Input((6, 6, 1))
+    dense = keras.layers.Dense(4, kernel_regularizer=keras.regularizers.L2(0.01))
+    network = keras.Model(image, dense(keras.layers.Flatten()(image)))
+    network.set_weights([np.linspace(-1, 1, 144).reshape(36, 4), np.zeros(4)])
+    return network
+
+
+@every_objective
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("indexed", [False, True])
+def test_two_steps_are_the_formula(name, weighted, indexed):
+    """Key, index, attack, mean over the batch, sample weights and regulariser, by hand."""
+    objective, network, twin = OBJECTIVES[name], regularised(), regularised()
+    weights = np.linspace(0.2, 2, 32).astype("float32") if weighted else np.ones(32, "float32")
+    index = np.arange(500, 532) if indexed else np.tile(np.arange(16), 2)
+    x = {"image": X[:32], "index": index} if indexed else X[:32]
+    batches = tf.data.Dataset.from_tensor_slices((x, Y[:32], weights)).batch(16)
+    trainer = RobustTrainer(network, objective, seed=9)
+    trainer.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+    trainer.fit(batches, verbose=0, shuffle=False)
+
+    for step in range(2):
+        part = slice(16 * step, 16 * step + 16)
+        key = random.fold(random.fold(9, 1), step)
+        images, labels = tf.constant(X[part]), tf.constant(Y[part])
+        x_adv = objective.perturb(twin, images, labels, key, tf.constant(index[part]))
+        variables = [v.value for v in twin.trainable_variables]
+        with tf.GradientTape() as tape:
+            losses = objective.loss(twin, images, x_adv, labels).loss
+            total = tf.reduce_mean(losses * weights[part]) + tf.add_n(twin.losses)
+        for variable, gradient in zip(variables, tape.gradient(total, variables), strict=True):
+            variable.assign_sub(0.1 * gradient)
+    for a, b in zip(network.weights, twin.weights, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_evaluation_is_in_inference_mode_under_the_evaluation_attack():
+    image = keras.Input((6, 6, 1))
+    x = keras.layers.Dropout(0.5)(keras.layers.Flatten()(image))
+    network = keras.Model(image, keras.layers.Dense(4)(x))
+    attack = PGD(0.2, steps=2, start="clean")
+    trainer = RobustTrainer(network, Adversarial(PGD(1e-6)), attack)
+    trainer.compile("sgd")
+    found = trainer.evaluate(X, Y, verbose=0, return_dict=True)
+    right = np.argmax(network(X), -1) == Y
+    robust = np.argmax(network(attack(network, X, Y)), -1) == Y
+    assert found["accuracy"] == pytest.approx(right.mean())
+    assert found["robust_accuracy"] == pytest.approx(robust.mean())
+    assert found["loss"] == pytest.approx(
+        float(keras.losses.SparseCategoricalCrossentropy(from_logits=True)(Y, network(X))), rel=1e-5
+    )
+
+
+def test_an_objective_is_judged_on_true_labels_and_cross_entropy():
+    attack = PGD(0.1, label="predicted", start="gaussian")
+    judged = RobustTrainer(small(), Trades(attack)).evaluation_attack
+    assert (judged.label, judged.loss, judged.epsilon) == ("true", None, 0.1)
+    assert RobustTrainer(small(), Natural()).evaluation_attack is None
+
+
+@pytest.mark.parametrize("name", ["natural", "mixed", "trades", "adversarial"])
+def test_training_measures_are_those_of_the_images_trained_on(name):
+    trainer = RobustTrainer(small(), OBJECTIVES[name])
+    trainer.compile(keras.optimizers.SGD(0.0 + 1e-12))
+    history = trainer.fit(X, Y, batch_size=96, verbose=0).history
+    clean = (np.argmax(trainer.network(X), -1) == Y).mean()
+    assert set(history) - {"loss"} == {
+        "natural": {"accuracy"},
+        "adversarial": {"robust_accuracy"},
+    }.get(name, {"accuracy", "robust_accuracy"})
+    if "accuracy" in history:
+        assert history["accuracy"][0] == pytest.approx(clean)
+    if "robust_accuracy" in history:
+        assert history["robust_accuracy"][0] < clean or clean < 0.3
+
+
+@pytest.mark.parametrize("loss", [float("inf"), float("nan"), -float("inf")])
+def test_every_loss_that_is_not_finite_is_caught(loss):
+    trainer = RobustTrainer(small(), Natural())
+    trainer.compile("sgd")
+    stop = StopOnNonFinite()
+    stop.set_model(trainer)
+    stop.on_train_batch_end(0, {"loss": 1.0})
+    with pytest.raises(FloatingPointError, match=f"loss is {loss}"):
+        stop.on_train_batch_end(0, {"loss": loss})
+
+
+@pytest.mark.parametrize("moment", ["epoch", "training"])
+def test_the_guard_looks_at_the_end_of(moment):
+    network = small(search=True, density=0.5)
+    trainer = RobustTrainer(network, Natural())
+    trainer.compile("sgd")
+    guard = MaskGuard()
+    guard.set_model(trainer)
+    guard.on_train_begin()
+    look = guard.on_train_end if moment == "training" else lambda: guard.on_epoch_end(0)
+    look()
+    scores = masked_kernels(network)[0].scores
+    scores.assign(-scores.numpy()[::-1])
+    with pytest.raises(RuntimeError, match="differs from its scores"):
+        look()
