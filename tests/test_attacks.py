@@ -6,8 +6,10 @@ import pytest
 import tensorflow as tf
 from networks import easy_data, small
 
-from rst_tf import FGSM, PGD
+from rst_tf import FGSM, PGD, Normalization
 from rst_tf.attacks import ATTACKS, Attack
+from rst_tf.attacks._geometry import NORMS
+from rst_tf.attacks._losses import cross_entropy, divergence
 
 X, Y = easy_data(12)
 
@@ -63,6 +65,28 @@ def test_stays_in_the_ball_and_in_the_box_and_moves(name):
     assert x_adv.min() >= 0 and x_adv.max() <= 1
     assert (size(attack, x_adv - X) <= attack.epsilon * (1 + 1e-5) + 1e-6).all()
     assert (size(attack, x_adv - X) > 0.2 * attack.epsilon).all()
+
+
+EDGE = np.clip(2 * X - 0.4, 0, 1).astype("float32")  # a third of its pixels at the box
+
+
+def watched(attack, x=X, **options):
+    """The adversarial images, and all images that the model was shown on the way."""
+    seen = []
+
+    def model(now):
+        seen.append(np.asarray(now))
+        return NETWORK(now, training=False)
+
+    return run(attack, x, network=model, **options), seen
+
+
+@pytest.mark.parametrize("name", [*TABLE, "narrow"])
+def test_the_model_is_shown_only_images_in_the_ball_and_in_the_box(name):
+    attack = {**TABLE, "narrow": PGD(5e-4, start="gaussian")}[name]
+    for now in watched(attack, EDGE)[1]:
+        assert now.min() >= 0 and now.max() <= 1
+        assert (size(attack, now - EDGE) <= attack.epsilon * (1 + 1e-5) + 1e-6).all()
 
 
 @every_attack
@@ -143,17 +167,60 @@ def test_pgd_with_one_step_of_epsilon_is_fgsm():
     np.testing.assert_array_equal(run(one), run(FGSM(0.07)))
 
 
-def test_pgd_is_the_published_loop():
-    attack = PGD(0.1, steps=4, step_size=0.04, start="clean")
-    now = X.copy()
-    for _ in range(4):
+LOOPS = {  # attack, images shown before its loop, steps, length of a step
+    "step size": (PGD(0.1, steps=4, step_size=0.04, start="clean"), 0, 4, 0.04),
+    "default step size": (PGD(0.1, steps=4), 0, 4, 0.0625),
+    "l2": (PGD(0.6, "l2", steps=3), 0, 3, 0.5),
+    "divergence": (PGD(0.1, steps=3, loss="kl"), 1, 3, 0.25 / 3),
+    "gaussian": (PGD(0.1, steps=3, start="gaussian", loss="kl"), 1, 3, 0.25 / 3),
+    "fgsm": (FGSM(0.1), 0, 1, 0.1),
+    "fgsm from a uniform start": (FGSM(0.1, start="uniform"), 0, 1, 0.125),
+    "fgsm with a step size": (FGSM(0.1, start="uniform", step_size=0.05), 0, 1, 0.05),
+    "fgsm, divergence": (FGSM(0.1, start="uniform", loss="kl"), 1, 1, 0.125),
+}
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_pgd_is_the_published_loop(name):
+    attack, before, steps, length = LOOPS[name]
+    found, seen = watched(attack, EDGE)
+    now, p = seen[before], tf.nn.softmax(NETWORK(EDGE))
+    for _ in range(steps):
         x = tf.constant(now)
         with tf.GradientTape() as tape:
             tape.watch(x)
-            value = keras.losses.sparse_categorical_crossentropy(Y, NETWORK(x), from_logits=True)
-        now = now + 0.04 * np.sign(tape.gradient(value, x))
-        now = np.clip(np.clip(now, X - 0.1, X + 0.1), 0, 1).astype("float32")
-    np.testing.assert_allclose(run(attack), now, atol=1e-6)
+            logits = NETWORK(x)
+            value = keras.losses.sparse_categorical_crossentropy(Y, logits, from_logits=True)
+            if attack.loss == "kl":
+                value = keras.losses.kl_divergence(p, tf.nn.softmax(logits))
+        gradient = tape.gradient(value, x).numpy()
+        if attack.norm == "linf":
+            moved = now + length * np.sign(gradient)
+            now = np.clip(np.clip(moved, EDGE - attack.epsilon, EDGE + attack.epsilon), 0, 1)
+        else:
+            up = gradient / np.linalg.norm(gradient.reshape(12, -1), axis=1)[:, None, None, None]
+            delta = np.clip(now + length * up, 0, 1) - EDGE
+            far = np.linalg.norm(delta.reshape(12, -1), axis=1)[:, None, None, None]
+            now = EDGE + delta * np.minimum(1, attack.epsilon / far)
+        now = now.astype("float32")
+    np.testing.assert_allclose(found, now, atol=1e-5)
+
+
+@pytest.mark.parametrize("iterate", ["last", "best"])
+@pytest.mark.parametrize("restarts", [1, 3])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_visited_image_with_the_highest_loss_is_returned(norm, restarts, iterate):
+    attack = PGD(0.5, norm, steps=4, step_size=0.7, restarts=restarts, iterate=iterate)
+    found, seen = watched(attack)
+    if iterate == "last" and restarts == 1:
+        assert len(seen) == 4
+        return
+    assert len(seen) == 5 * restarts
+    starts = [now.tobytes() for now in seen[::5]]
+    assert len(set(starts)) == restarts
+    candidates = np.stack(seen if iterate == "best" else seen[4::5])
+    values = np.stack([loss(now) for now in candidates])
+    np.testing.assert_array_equal(found, candidates[values.argmax(0), np.arange(12)])
 
 
 def test_best_iterate_and_restarts_never_do_worse():
@@ -165,9 +232,56 @@ def test_best_iterate_and_restarts_never_do_worse():
     assert values[2].mean() > values[0].mean()
 
 
-def test_predicted_label_ignores_the_given_one():
-    attack = PGD(0.1, label="predicted")
+@every_attack
+def test_predicted_label_is_that_of_the_clean_image_whatever_is_given(name):
+    attack = dataclasses.replace(TABLE[name], label="predicted")
+    predicted = np.argmax(NETWORK(X), -1)
+    expected = run(dataclasses.replace(attack, label="true"), y=predicted)
+    np.testing.assert_array_equal(run(attack, y=(predicted + 1) % 4), expected)
+
+
+def test_the_divergence_needs_no_label():
+    attack = TABLE["pgd-gaussian"]
     np.testing.assert_array_equal(run(attack, y=Y), run(attack, y=(Y + 1) % 4))
+
+
+@every_attack
+def test_where_there_is_no_gradient_images_stay_images(name):
+    attack = TABLE[name]
+    x_adv = run(attack, network=lambda x: [[3.0, 1.0, 0.0, 0.0]] + 0 * x[:, 0, 0])
+    assert np.isfinite(x_adv).all() and (size(attack, x_adv - X) <= attack.epsilon + 1e-6).all()
+    assert attack.start != "clean" or np.array_equal(x_adv, X)
+
+
+@every_attack
+def test_a_keras_model_is_attacked_in_inference_mode_and_left_as_it_was(name):
+    network = keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            keras.layers.Conv2D(3, 3),
+            Normalization(),
+            keras.layers.Dropout(0.5),
+            keras.layers.Flatten(),
+            keras.layers.Dense(4),
+        ]
+    )
+    before = [v.numpy() for v in network.variables]
+    found = run(TABLE[name], network=network)
+    for variable, value in zip(network.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    expected = run(TABLE[name], network=lambda x: network(x, training=False))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_losses_are_float32_under_mixed_precision():
+    logits = tf.constant(np.random.default_rng(0).normal(size=(12, 4)), tf.bfloat16)
+    exact = tf.cast(logits, tf.float32)
+    for found, expected in (
+        (cross_entropy(logits, Y), cross_entropy(exact, Y)),
+        (divergence(logits[::-1], logits), divergence(exact[::-1], exact)),
+    ):
+        assert found.dtype == tf.float32
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_the_trace_does_not_grow_with_the_steps():
@@ -187,10 +301,26 @@ def test_l2_start_fills_the_ball_and_linf_the_cube():
         flat = delta.reshape(400, -1)
         found = np.linalg.norm(flat, axis=1) if norm == "l2" else np.abs(flat).mean(1)
         assert found.mean() == pytest.approx(0.2 * mean, rel=0.02)
-        assert np.abs(flat.mean(0)).max() < 0.05
+        assert np.abs(flat.mean(0)).max() < 0.025
+        assert abs(np.corrcoef(found, flat[:, 0])[0, 1]) < 0.15  # how far tells not whereto
+    noise = np.asarray(PGD(0.2, start="gaussian", steps=1, step_size=1e-9)(NETWORK, x, y)) - x
+    assert noise.std() == pytest.approx(0.001, rel=0.03) and abs(noise.mean()) < 5e-5
+
+
+def test_what_lies_in_the_ball_once_in_the_box_is_left_there():
+    x, moved = tf.constant([[1.0, 0.5]]), tf.constant([[2.0, 0.6]])
+    np.testing.assert_allclose(NORMS["l2"].project(moved, x, 0.5), [[1.0, 0.6]], atol=1e-6)
+
+
+@pytest.mark.parametrize("attack", [PGD, FGSM])
+@pytest.mark.parametrize(("epsilon", "norm"), [(1.0, "linf"), (1, "linf"), (20.0, "l2")])
+def test_the_largest_epsilons_are_accepted(attack, epsilon, norm):
+    assert attack(epsilon, norm).epsilon == epsilon
 
 
 REFUSED = {
+    "epsilon nan": (lambda: PGD(float("nan")), "epsilon must be above 0; received epsilon=nan"),
+    "step size": (lambda: PGD(0.1, step_size=0.0), "step_size must be above 0; received 0.0"),
     "epsilon 8": (lambda: PGD(8), "epsilon must be at most 1.*8/255, not 8.*received epsilon=8"),
     "epsilon 0": (lambda: FGSM(0), "epsilon must be above 0; received epsilon=0"),
     "norm": (lambda: PGD(0.1, "l1"), "norm must be linf or l2; received norm='l1'"),

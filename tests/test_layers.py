@@ -69,6 +69,56 @@ def test_output_is_that_of_a_plain_layer_with_zeros(name, granularity):
     np.testing.assert_allclose(layer(x), plain_twin(layer, x)(x), atol=1e-6)
 
 
+MASK_SHAPES = {  # of each kernel: element, row, kernel, filter
+    "dense": [((7, 5), (7, 5), (7, 5), (1, 5))],
+    "conv1d": [((3, 4, 5), (1, 4, 5), (1, 4, 5), (1, 1, 5))],
+    "conv2d": [((3, 3, 4, 5), (3, 1, 4, 5), (1, 1, 4, 5), (1, 1, 1, 5))],
+    "depthwise": [((3, 3, 4, 2), (3, 1, 4, 2), (1, 1, 4, 2), (1, 1, 4, 2))],
+    "separable": [
+        ((3, 3, 4, 1), (3, 1, 4, 1), (1, 1, 4, 1), (1, 1, 4, 1)),
+        ((1, 1, 4, 5), (1, 1, 4, 5), (1, 1, 4, 5), (1, 1, 1, 5)),
+    ],
+    "einsum": [((4, 2, 5), (4, 2, 5), (4, 2, 5), (1, 2, 5))],
+}
+
+
+@every_layer
+@pytest.mark.parametrize("search", [False, True])
+def test_masks_have_the_shape_of_their_groups_and_are_not_trained(name, search):
+    options = {"search": True, "density": 0.5} if search else {}
+    for i, granularity in enumerate(GRANULARITIES):
+        layer, _ = built(name, granularity=granularity, **options)
+        found = [tuple(m.mask.shape) for m in layer.masked.values()]
+        assert found == [shapes[i] for shapes in MASK_SHAPES[name]]
+        for m in layer.masked.values():
+            assert not m.mask.trainable and m.name == f"{layer.name}/{m.attribute}"
+            if search:
+                outputs = np.prod([m.mask.shape[axis] for axis in m.output_axes])
+                bound = 1 / np.sqrt(np.prod(m.mask.shape) / outputs)
+                assert 0.3 * bound < np.abs(m.scores.numpy()).max() <= bound
+
+
+OPTIONS = [
+    {"granularity": "filter"},
+    {"granularity": "row", "search": True, "density": 0.4, "count": "floor"},
+]
+
+
+@every_layer
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_configuration_keeps_every_option(name, options):
+    layer, _ = built(name, **options)
+    again = type(layer).from_config(layer.get_config())
+    assert {option: getattr(again, option) for option in options} == options
+
+
+@pytest.mark.parametrize("rule", ["nearest", "rst", "plus_one", "floor"])
+@pytest.mark.parametrize("density", [0.325, 0.33])
+def test_a_search_counts_by_its_rule(rule, density):
+    layer, _ = built("dense", search=True, density=density, count=rule)
+    assert layer.masked["kernel"].mask.numpy().sum() == masks.count(35, density, rule)
+
+
 @every_layer
 def test_pruned_weights_get_no_gradient_and_keep_their_value(name):
     layer, x = built(name)
@@ -164,6 +214,54 @@ def test_kernels_formed_once_change_nothing_but_the_gradient(name):
 
 
 @every_layer
+def test_kernels_formed_once_take_no_gradient_even_from_an_open_tape(name):
+    make, shape = LAYERS[name]
+    network = keras.Sequential([keras.Input(shape), make()])
+    x = tf.constant(built(name)[1])
+    kernels = [m.kernel.value for m in layers.masked_kernels(network)]
+    with tf.GradientTape() as tape, layers.kernels_formed_once(network):
+        inside = network(x)
+    assert tape.gradient(inside, kernels) == [None] * len(kernels)
+
+
+@every_layer
+@pytest.mark.parametrize("fails", [False, True])
+def test_formed_kernels_are_forgotten_afterwards(name, fails):
+    make, shape = LAYERS[name]
+    network = keras.Sequential([keras.Input(shape), make()])
+    x = built(name)[1]
+    with contextlib.suppress(ZeroDivisionError), layers.kernels_formed_once(network):
+        assert np.any(network(x) != 0)
+        if fails:
+            raise ZeroDivisionError
+    for m in layers.masked_kernels(network):
+        m.kernel.assign(np.zeros(m.shape))
+    assert np.all(network(x) == 0)
+
+
+def test_a_layer_shared_by_two_models_is_found_once():
+    shared = layers.MaskedDense(5)
+    first, second = (keras.Sequential([keras.Input((5,)), shared]) for _ in range(2))
+    image = keras.Input((5,))
+    network = keras.Model(image, layers.MaskedDense(2)(second(first(image))))
+    assert [m.shape for m in layers.masked_kernels(network)] == [(5, 5), (5, 2)]
+    assert len(list(layers.walk(network))) == len({id(layer) for layer in layers.walk(network)})
+
+
+def test_a_search_trains_scores_alone_whatever_else_could_be_trained():
+    network = keras.Sequential(
+        [
+            keras.Input((9, 9, 4)),
+            layers.MaskedConv2D(5, 3, search=True, density=0.4),
+            keras.layers.BatchNormalization(),
+        ]
+    )
+    scores = layers.masked_kernels(network)[0].scores
+    assert len(network.trainable_variables) == 3
+    assert [id(v) for v in layers.trained_variables(network)] == [id(scores)]
+
+
+@every_layer
 def test_mixed_precision(name):
     with policy("mixed_bfloat16"):
         make, shape = LAYERS[name]
@@ -181,3 +279,5 @@ def test_options_without_effect_are_refused():
         layers.MaskedDense(3, density=1.5, search=True)
     with pytest.raises(NotImplementedError, match="bypasses the mask"):
         built("dense")[0].enable_lora(2)
+    with pytest.raises(NotImplementedError, match="quantise the baked network"):
+        built("dense")[0].quantize("int8")

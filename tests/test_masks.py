@@ -12,12 +12,15 @@ def scores(n, kind, seed=0):
         "signs": rng.choice([-1.0, 1.0], n),
         "zeros": np.zeros(n),
         "few values": rng.integers(0, 40, n) / 8.0,
+        "few ties": rng.permutation(n) // 20,
+        "one percent of ties": rng.permutation(n) // 30,  # of the 3000 below
         "tiny and huge": rng.normal(size=n) * 10.0 ** rng.integers(-30, 30, n),
     }
     return values[kind].astype("float32")
 
 
-KINDS = ["normal", "signs", "zeros", "few values", "tiny and huge"]
+KINDS = ["normal", "signs", "zeros", "few values", "few ties", "one percent of ties"]
+KINDS += ["tiny and huge"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -101,7 +104,21 @@ def test_count_gives_the_published_chain(rule):
     assert {number: left[number] for number in CHAINS[rule]} == CHAINS[rule]
 
 
-@pytest.mark.parametrize("rule", ["nearest", "rst", "plus_one", "floor"])
+KEPT = {  # of 10, at .05 .14 .25 .55 .99 1
+    "nearest": (1, 1, 2, 6, 10, 10),
+    "rst": (1, 2, 3, 6, 10, 10),
+    "plus_one": (1, 1, 1, 5, 9, 9),
+    "floor": (1, 1, 2, 5, 9, 10),
+}
+
+
+@pytest.mark.parametrize("rule", KEPT)
+def test_count_of_every_rule(rule):
+    densities = (0.05, 0.14, 0.25, 0.55, 0.99, 1)
+    assert tuple(masks.count(10, d, rule) for d in densities) == KEPT[rule]
+
+
+@pytest.mark.parametrize("rule", KEPT)
 @pytest.mark.parametrize("n", [1, 10, 999])
 def test_count_is_never_below_one_and_grows_with_density(rule, n):
     kept = [masks.count(n, d, rule) for d in (1e-9, 0.1, 0.5, 0.9, 1.0)]
@@ -134,6 +151,32 @@ def test_grouped_importance_is_the_sum_over_the_group():
     w = np.arange(24, dtype="float32").reshape(2, 3, 4)
     np.testing.assert_array_equal(masks.grouped(w, (1, 3, 4)), w.sum(0, keepdims=True))
     assert masks.grouped(w, (2, 3, 4)) is w
+
+
+def test_magnitude_is_the_l1_norm_of_a_group():
+    w = np.random.default_rng(0).normal(size=(3, 3, 4, 5)).astype("float32")
+    found = masks.grouped(masks.CRITERIA["magnitude"](w, seed=0, layer=0), (1, 1, 4, 5))
+    np.testing.assert_allclose(found, np.abs(w).sum((0, 1), keepdims=True), rtol=1e-6)
+
+
+COUNTED = {"layerwise": (50, 400), "global": (450,)}  # what a fraction refers to
+
+
+@pytest.mark.parametrize("rule", KEPT)
+@pytest.mark.parametrize("name", sorted(masks.ALLOCATIONS))
+def test_every_allocation_counts_by_its_rule(name, rule):
+    layers = [np.arange(1, n + 1, dtype="float32") for n in (50, 400)]
+    alive = [np.ones(w.shape, bool) for w in layers]
+    for fraction in (0.33, 0.333):
+        kept = masks.ALLOCATIONS[name](layers, alive, [50, 400], [fraction] * 2, rule)
+        assert sum(kept) == sum(masks.count(n, fraction, rule) for n in COUNTED[name])
+
+
+def test_the_global_allocation_gives_nothing_to_the_dead():
+    layers = [np.full(50, 9.0, "float32"), np.arange(900, dtype="float32") / 900]
+    alive = [np.arange(50) < 5, np.ones(900, bool)]
+    kept = masks.ALLOCATIONS["global"](layers, alive, [5, 900], [0.2, 0.2], "nearest")
+    assert kept == [5, 176]
 
 
 @pytest.mark.parametrize("name", sorted(masks.ALLOCATIONS))

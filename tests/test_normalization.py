@@ -33,6 +33,26 @@ def test_training_step_is_pytorchs(name, affine):
     assert len(layer.trainable_variables) == (2 if affine else 0)
 
 
+ALONE = {"fused, rank 4": (1, 1, 1, 3), "plain, rank 2": (1, 3), "plain, rank 3": (1, 1, 3)}
+
+
+@every_shape
+def test_one_value_per_channel_leaves_finite_statistics(name):
+    layer = Normalization()
+    y = layer(np.full(ALONE[name], 2.0, "float32"), training=True)
+    for value in (y, layer.moving_mean.numpy(), layer.moving_variance.numpy()):
+        assert np.isfinite(value).all()
+
+
+@every_shape
+def test_a_constant_channel_becomes_zero(name):
+    for level in (1000.1, 333.3, 77.7):
+        x = np.full(SHAPES[name], level, "float32")
+        layer = Normalization()
+        assert np.isfinite(layer(x, training=True)).all()
+        assert (layer.moving_variance.numpy() >= 0.9 - 1e-6).all()
+
+
 @every_shape
 def test_gradient_is_that_of_the_formula(name):
     x = tf.constant(data(name))
@@ -84,21 +104,24 @@ def test_keras_round_trip(affine, tmp_path):
     again = keras.models.load_model(tmp_path / "m.keras")
     x = data("fused, rank 4")
     np.testing.assert_array_equal(again(x), model(x))
-    assert again.layers[0].get_config() == model.layers[0].get_config()
+    layer = again.layers[0]
+    assert (layer.affine, layer.momentum, layer.epsilon) == (affine, 0.8, 1e-3)
+    assert layer.get_config() == model.layers[0].get_config()
 
 
-def test_two_replicas_share_their_statistics():
-    x = data("plain, rank 2")
+@every_shape
+def test_two_replicas_share_their_statistics(name):
+    x = data(name)
     layer = Normalization()
     layer.build(x.shape)
     alone = layer(x, training=True)
-    mean = layer.moving_mean.numpy()
+    mean, variance = layer.moving_mean.numpy(), layer.moving_variance.numpy()
     devices = _two_cpus()
     strategy = tf.distribute.MirroredStrategy(devices)
     with strategy.scope():
         twin = Normalization()
         twin.build(x.shape)
-    parts = iter([x[:6], x[6:]])
+    parts = iter([x[: len(x) // 2], x[len(x) // 2 :]])
     values = strategy.experimental_distribute_values_from_function(
         lambda _: tf.constant(next(parts))
     )
@@ -106,6 +129,7 @@ def test_two_replicas_share_their_statistics():
     found = np.concatenate([t.numpy() for t in strategy.experimental_local_results(run(values))])
     np.testing.assert_allclose(found, alone, atol=1e-4)
     np.testing.assert_allclose(twin.moving_mean, mean, atol=1e-5)
+    np.testing.assert_allclose(twin.moving_variance, variance, rtol=1e-5)
 
 
 def _two_cpus():

@@ -7,6 +7,7 @@ import tensorflow as tf
 from networks import easy_data, small
 
 from rst_tf import FGSM, PGD, Adversarial, Mixed, Natural, Normalization, RobustTrainer, Trades
+from rst_tf.models import MLP, masked_parts
 from rst_tf.objectives import OBJECTIVES
 
 X, Y = easy_data(16)
@@ -54,6 +55,70 @@ def test_loss_is_the_published_formula(name, smoothing):
     np.testing.assert_allclose(found.loss, expected[name](), rtol=1e-4, atol=1e-5)
 
 
+@every_objective
+def test_gradient_is_that_of_the_published_formula(name):
+    objective, crossentropy = TABLE[name], keras.losses.sparse_categorical_crossentropy
+    x_adv = outcome(objective)[1]
+    weights = [v.value for v in NETWORK.trainable_variables]
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(objective.loss(NETWORK, X, x_adv, Y).loss)
+    found = tape.gradient(loss, weights)
+    with tf.GradientTape() as tape:
+        clean = NETWORK(X)
+        adversarial = clean if x_adv is None else NETWORK(x_adv)
+        p, q = tf.nn.softmax(clean), tf.nn.softmax(adversarial)
+        natural, robust = (crossentropy(Y, z, from_logits=True) for z in (clean, adversarial))
+        divergence = tf.reduce_sum(p * (tf.math.log(p) - tf.math.log(q)), -1)
+        expected = {
+            "natural": natural,
+            "adversarial": robust,
+            "mixed": 0.3 * natural + 0.7 * robust,
+            "trades": natural + 6 * divergence,
+        }[name]
+        expected = tf.reduce_sum(expected)
+    for a, b in zip(found, tape.gradient(expected, weights), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+@every_objective
+def test_reports_the_logits_it_saw_as_what_they_are(name):
+    found, x_adv = outcome(TABLE[name])
+    for logits, x in ((found.clean, X), (found.adversarial, x_adv)):
+        assert logits is None or np.allclose(logits, NETWORK(x), atol=1e-5)
+    assert (found.clean is None) == (name == "adversarial")
+    assert (found.adversarial is None) == (name == "natural")
+
+
+@pytest.mark.parametrize("name", ["adversarial", "mixed", "trades"])
+def test_random_starts_are_keyed_by_seed_and_index(name):
+    def perturbed(order, seed=5, y=Y):
+        found = TABLE[name].perturb(NETWORK, X[order], tf.constant(y[order]), seed, order)
+        return np.asarray(found)
+
+    straight, shuffled = np.arange(16), np.random.default_rng(0).permutation(16)
+    whole = perturbed(straight)
+    np.testing.assert_allclose(perturbed(shuffled), whole[shuffled], atol=2e-5)
+    assert not np.allclose(perturbed(straight, seed=6), whole, atol=1e-3)
+    same = np.array_equal(perturbed(straight, y=(Y + 1) % 4), whole)
+    assert same == (name == "trades")  # a divergence needs no label
+
+
+@pytest.mark.parametrize("name", ["adversarial", "mixed", "trades"])
+def test_the_loop_of_the_attack_reads_no_kernel_and_no_mask(name):
+    network = MLP(hidden=(5,)).build((6, 6, 1), 4, masked_parts())
+    graph = (
+        tf.function(
+            lambda: TABLE[name].perturb(network, tf.constant(X), tf.constant(Y), 5, tf.range(16))
+        )
+        .get_concrete_function()
+        .graph.as_graph_def()
+    )
+    bodies = [f for f in graph.library.function if "while_body" in f.signature.name]
+    assert bodies
+    for body in bodies:
+        assert "ReadVariableOp" not in {node.op for node in body.node_def}
+
+
 @pytest.mark.parametrize("limit", [Trades(ATTACK, 0.0), Mixed(ATTACK, 1.0)])
 def test_without_its_second_term_it_is_natural(limit):
     np.testing.assert_allclose(outcome(limit)[0].loss, outcome(Natural())[0].loss, rtol=1e-5)
@@ -96,6 +161,17 @@ def test_parity_mode_updates_once_per_attack_step_and_once_for_the_loss():
     x_adv = objective.perturb(network, tf.constant(X), tf.constant(Y), 5, tf.range(16))
     objective.loss(network, X, x_adv, Y)
     np.testing.assert_allclose(layer.moving_mean, 1e6 * 0.9**8, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "passes"), [("natural", 1), ("adversarial", 1), ("mixed", 2), ("trades", 2)]
+)
+def test_the_loss_runs_the_network_in_training_mode(name, passes):
+    network = normalised()
+    layer = network.get_layer("norm")
+    layer.moving_mean.assign(np.full(4, 1e6))
+    TABLE[name].loss(network, tf.constant(X), tf.constant(X), tf.constant(Y))
+    np.testing.assert_allclose(layer.moving_mean, 1e6 * 0.9**passes, rtol=1e-3)
 
 
 def test_norm_modes_see_different_statistics():

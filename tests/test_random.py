@@ -17,12 +17,14 @@ GOLDEN = {
     "uniform": lambda: random.uniform((50, 20), 3, "kernel", 1),
     "normal": lambda: random.normal((50, 20), 3, "kernel", 1),
     "permutation": lambda: random.permutation(1000, 3, "kernel", 1),
+    "subseed": lambda: np.array(random.subseed(3, "kernel", 1)),
 }
 HASHES = {
     "raw": "20894da030d78336",
     "uniform": "2bbde13b15704991",
     "normal": "ee9ffdb2fe51918b",
     "permutation": "0be2174672f8f025",
+    "subseed": "4f0751b431d318f3",
 }
 
 
@@ -34,6 +36,12 @@ def test_recipe_is_frozen(name):
 @pytest.mark.parametrize("changed", [(4, "kernel", 1), (3, "scores", 1), (3, "kernel", 2)])
 def test_streams_differ_in_every_argument(changed):
     assert (random.raw(8, *changed) != random.raw(8, 3, "kernel", 1)).all()
+
+
+def test_subseeds_have_31_bits_and_differ_by_index():
+    found = [random.subseed(3, "reinit", index) for index in range(200)]
+    assert len(set(found)) == 200
+    assert all(0 <= number < 2**31 for pair in found for number in pair)
 
 
 def test_normal_is_the_inverse_distribution_function_of_uniform():
@@ -79,5 +87,19 @@ def test_noise_differs_by_example_key_and_pixel_and_is_uniform():
     assert (noise(random.fold(1, tf.constant(5)), [0]) != noise(random.fold(1, 6), [0])).all()
 
 
-def test_fold_is_the_same_for_tensors_and_integers():
-    assert random.fold(7, 12).numpy() == random.fold(7, tf.constant(12, tf.int64)).numpy()
+def test_noise_lies_on_an_even_grid_between_zero_and_one():
+    u = random.example_uniform(5, tf.range(50), (30, 30)).numpy()
+    assert (u.astype("float64") * 2.0**23 % 1 == 0.5).all() and len(np.unique(u)) > 44_000
+
+
+def test_normal_noise_is_the_inverse_distribution_function_of_the_uniform():
+    p = random.example_uniform(5, tf.range(20), (9, 11)).numpy()
+    expected = np.vectorize(statistics.NormalDist().inv_cdf)(p)
+    found = random.example_normal(5, tf.range(20), (9, 11))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [7, -1, -7, 2**32 + 5, 2**40])
+def test_fold_is_the_same_for_tensors_and_integers(seed):
+    assert random.fold(seed, 12).numpy() == random.fold(tf.constant(seed, tf.int64), 12).numpy()
+    assert random.fold(7, seed).numpy() == random.fold(7, tf.constant(seed, tf.int64)).numpy()

@@ -11,35 +11,43 @@ ROOT = pathlib.Path(__file__).parent.parent
 PROGRAM = """
 import conftest
 conftest.pytest_configure(None)
-import numpy as np, tensorflow as tf, rst_tf as rst
+import keras, numpy as np, tensorflow as tf, rst_tf as rst
 from networks import easy_data, small
 
 x, y = easy_data(70)
 
-def trained(strategy, search):
+def regularised():
+    keras.utils.set_random_seed(1)
+    dense = keras.layers.Dense(4, kernel_regularizer=keras.regularizers.L2(0.1))
+    return keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Flatten(), dense])
+
+def trained(strategy, kind):
     with strategy.scope():
-        network = small(**({"search": True, "density": 0.5} if search else {}))
-        rst.initialize(network, 1)
-        if not search:
+        if kind == "plain batches":
+            network = regularised()
+        else:
+            network = small(**({"search": True, "density": 0.5} if kind == "search" else {}))
+            rst.initialize(network, 1)
+        if kind == "pruned":
             rst.Ticket.of(network).prune(0.4).apply(network)
         trainer = rst.RobustTrainer(network, rst.Adversarial(rst.PGD(0.1, steps=3)), seed=3)
         trainer.compile(rst.optimizers.SGD(0.1, weight_decay=1e-3).build(100))
-    data = ({"image": x, "index": np.arange(70)}, y)
+    data = ({"image": x, "index": np.arange(70)} if kind != "plain batches" else x, y)
     batches = tf.data.Dataset.from_tensor_slices(data).batch(20).repeat(5)
     history = trainer.fit(batches, steps_per_epoch=20, verbose=0, shuffle=False).history
     return [v.numpy() for v in network.variables], history
 
-alone, one = trained(tf.distribute.get_strategy(), SEARCH)
-together, two = trained(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), SEARCH)
+alone, one = trained(tf.distribute.get_strategy(), KIND)
+together, two = trained(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), KIND)
 print(max(float(abs(a - b).max()) for a, b in zip(alone, together)))
 print(max(abs(one[k][0] - two[k][0]) for k in one))
 """
 
 
-@pytest.mark.parametrize("search", [False, True])
-def test_two_replicas_agree_with_one_after_20_steps(search):
+@pytest.mark.parametrize("kind", ["pruned", "search", "plain batches"])
+def test_two_replicas_agree_with_one_after_20_steps(kind):
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.replace("SEARCH", str(search))],
+        [sys.executable, "-c", PROGRAM.replace("KIND", repr(kind))],
         capture_output=True,
         text=True,
         cwd=ROOT / "tests",

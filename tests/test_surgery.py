@@ -4,7 +4,7 @@ import pytest
 from networks import NETWORKS, images
 
 from rst_tf import baked, left_dense, masked, with_logits
-from rst_tf.layers import masked_kernels, masked_layers
+from rst_tf.layers import masked_kernels, masked_layers, walk
 from rst_tf.surgery import ends_in_softmax
 from rst_tf.ticket import Ticket
 
@@ -125,10 +125,66 @@ def test_what_stays_dense_must_be_named():
     assert left_dense(net) == [(f"{name}/embeddings", 400)]
 
 
+@pytest.mark.parametrize("name", ["shared", "nested"])
+def test_a_named_layer_stays_as_it_is(name):
+    model, x = NETWORKS[name](), images()
+    chosen = next(layer for layer in walk(model) if isinstance(layer, keras.layers.Conv2D))
+    net = masked(model, dense=[chosen.name])
+    twin = next(layer for layer in walk(net) if layer.name == chosen.name)
+    assert type(twin) is keras.layers.Conv2D
+    assert [n for _, n in left_dense(net)] == [np.prod(chosen.kernel.shape)]
+    np.testing.assert_allclose(net(x), model(x), atol=1e-6)
+
+
+def test_what_stays_dense_is_listed_largest_first():
+    model = NETWORKS["nested"]()
+    names = [layer.name for layer in walk(model) if type(layer) is keras.layers.Dense]
+    sizes = [n for _, n in left_dense(masked(model, dense=names))]
+    assert sizes == [2400, 30]
+
+
+@pytest.mark.parametrize(("words", "fits"), [(1, True), (2, False), (40, False)])
+def test_one_percent_may_stay_dense_untold(words, fits):
+    tokens = keras.Input((30,), dtype="int32")
+    x = keras.layers.Flatten()(keras.layers.Embedding(words, 2)(tokens))
+    model = keras.Model(tokens, keras.layers.Dense(5)(x))  # 300 weights
+    if fits:
+        assert [n for _, n in left_dense(masked(model))] == [2]
+    else:
+        with pytest.raises(ValueError, match="would stay dense"):
+            masked(model)
+
+
+OPTIONS = [
+    {"granularity": "kernel"},
+    {"search": True, "density": 0.4, "count": "floor", "granularity": "row"},
+]
+
+
+@every_network
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_every_masked_layer_gets_the_options(name, options):
+    for layer in masked_layers(masked(NETWORKS[name](), **options)):
+        assert {option: getattr(layer, option) for option in options} == options
+
+
+def test_only_the_last_softmax_is_taken_off():
+    image, x = keras.Input((12, 12, 3)), images()
+    flat = keras.layers.Flatten()(image)
+    gate = keras.layers.Dense(6, activation="softmax")(flat)
+    gated = keras.layers.Multiply()([gate, keras.layers.Dense(6)(flat)])
+    gated = keras.layers.Softmax()(gated)
+    model = keras.Model(image, keras.layers.Dense(4, activation="softmax")(gated))
+    np.testing.assert_allclose(keras.ops.softmax(with_logits(model)(x)), model(x), atol=1e-6)
+
+
 REFUSED = {
     "subclassed": (lambda: masked(Subclassed()), "received Subclassed.*rst_tf's masked"),
     "already masked": (lambda: masked(masked(NETWORKS["nested"]())), "already has masked layers"),
-    "unbuilt": (lambda: masked(keras.Sequential([keras.layers.Dense(3)])), "not built"),
+    "unbuilt": (
+        lambda: masked(keras.Sequential([keras.layers.Dense(3)])),
+        "is not built; call it once or give an Input first",
+    ),
     "unknown layer": (
         lambda: masked(NETWORKS["nested"](), dense=["nowhere"]),
         "does not have: .'nowhere'",

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ from networks import NETWORKS, images, small
 
 from rst_tf import masked, masked_kernels, models
 from rst_tf.initializers import INITIALIZERS, Seed, initialize
-from rst_tf.masks import CRITERIA
+from rst_tf.masks import CRITERIA, count
 from rst_tf.ticket import Ticket
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
@@ -47,6 +48,69 @@ def test_global_magnitude_keeps_the_largest_of_the_network():
     assert abs(ticket.density - 0.2) < 1e-3
 
 
+@pytest.mark.parametrize("allocation", ["layerwise", "global"])
+def test_every_later_round_ranks_the_living_only(allocation):
+    first = Ticket.of(small()).prune(0.5, criterion="random")
+    second = first.prune(rate=0.4, allocation=allocation)
+    kept = [np.abs(e.kernel[e.mask]) for e in second.entries]
+    cut = [
+        np.abs(a.kernel[a.mask & ~b.mask])
+        for a, b in zip(first.entries, second.entries, strict=True)
+    ]
+    if allocation == "global":
+        kept, cut = [np.concatenate(kept)], [np.concatenate(cut)]
+    for stays, goes in zip(kept, cut, strict=True):
+        assert stays.min() >= goes.max()
+    assert second.kept == pytest.approx(0.6 * first.kept, abs=1)
+
+
+@pytest.mark.parametrize("granularity", ["row", "kernel", "filter"])
+def test_groups_are_ranked_by_their_whole_weight(granularity):
+    ticket = Ticket.of(masked(NETWORKS["functional"](), granularity=granularity))
+    for entry in ticket.prune(0.5).entries:
+        axes = tuple(i for i, n in enumerate(entry.mask.shape) if n < entry.shape[i])
+        weight = np.abs(entry.kernel).sum(axes, keepdims=True)
+        assert weight[entry.mask].min() >= weight[~entry.mask].max() * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("granularity", ["element", "row", "filter"])
+def test_what_is_counted_are_weights_not_groups(granularity):
+    ticket = Ticket.of(masked(NETWORKS["functional"](), granularity=granularity))
+    first, second = (ticket.prune(0.5, criterion="random", seed=s) for s in (1, 2))
+
+    def full(ticket):
+        return np.concatenate([np.broadcast_to(e.mask, e.shape).ravel() for e in ticket.entries])
+
+    a, b = full(first), full(second)
+    assert first.kept == a.sum() == sum(first.kept_by_layer().values())
+    assert first.density == pytest.approx(a.mean())
+    assert first.overlap(second) == pytest.approx((a & b).sum() / (a | b).sum())
+    assert len({t.mask_hash for t in (ticket, first, second)}) == 3
+    assert ticket.prune(0.5, criterion="random", seed=1).mask_hash == first.mask_hash
+
+
+def test_masks_of_other_shapes_have_another_hash():
+    wide = models.MLP(hidden=(4,)).build((3, 2, 1), 6, models.masked_parts())
+    tall = models.MLP(hidden=(6,)).build((2, 2, 1), 4, models.masked_parts())
+    first, second = (Ticket.of(network, weights="none") for network in (wide, tall))
+    assert first.kept == second.kept and first.mask_hash != second.mask_hash
+
+
+def test_random_masks_differ_between_layers_of_one_shape():
+    network = models.MLP(hidden=(6, 6)).build((3, 2, 1), 6, models.masked_parts())
+    chosen = [e.mask for e in Ticket.of(network).prune(0.5, criterion="random").entries]
+    assert len({mask.tobytes() for mask in chosen}) == 3
+
+
+@pytest.mark.parametrize("rule", ["nearest", "rst", "plus_one", "floor"])
+@pytest.mark.parametrize("density", [0.325, 0.333])
+def test_every_layer_is_counted_by_the_rule(rule, density):
+    for options in ({"density": density}, {"rate": 1 - density}):
+        for entry in Ticket.of(small(23)).prune(**options, count=rule).entries:
+            expected = count(entry.mask.size, density, rule)
+            assert entry.mask.sum() == expected
+
+
 def test_rates_by_layer():
     ticket = Ticket.of(small()).prune(rate=[0.5, 0.25])
     assert [int(e.mask.sum()) for e in ticket.entries] == [36 * 16 // 2, 48]
@@ -63,6 +127,32 @@ def test_apply_gives_the_masks_and_with_weights_the_network(name):
     ticket.apply(target, weights=True)
     ticket.apply(source)
     np.testing.assert_array_equal(target(x), source(x))
+
+
+def shaken(network, seed=0):
+    """A network none of whose variables are as they were made."""
+    rng = np.random.default_rng(seed)
+    for variable in network.variables:
+        if not variable.name.endswith("mask") and "int" not in str(variable.dtype):
+            variable.assign(variable + rng.uniform(0.1, 0.4, variable.shape))
+    return network
+
+
+@every_network
+def test_weights_are_all_there_or_left_alone(name):
+    source = shaken(masked(NETWORKS[name]()))
+    ticket = Ticket.of(source).prune(0.4)
+    for weights in (False, True):
+        target = shaken(masked(NETWORKS[name]()), seed=1)
+        before = [v.numpy() for v in target.variables]
+        ticket.apply(target, weights=weights)
+        expected = [v.numpy() for v in source.variables] if weights else before
+        for variable, value in zip(target.variables, expected, strict=True):
+            assert variable.name.endswith("mask") or np.array_equal(variable, value)
+        assert Ticket.of(target).mask_hash == ticket.mask_hash
+    assert Ticket.of(source, weights="none").leftovers == ()
+    others = [v for v in source.variables if not v.name.endswith(("kernel", "mask"))]
+    assert len(ticket.leftovers) == len(others)
 
 
 def some_tickets():
@@ -111,6 +201,43 @@ def test_one_wrong_byte_anywhere_is_refused(kind, tmp_path):
             assert again.mask_hash == ticket.mask_hash
     file.write_bytes(good[: len(good) // 2])
     with pytest.raises(ValueError, match="damaged"):
+        Ticket.load(file)
+
+
+FORGED = {  # what is changed in a file whose archive stays sound
+    "weight": ("kernel_0", lambda a: a + np.float32(1)),
+    "mask": ("mask_1", lambda a: a ^ 1),
+    "shape": ("kernel_0", lambda a: a.reshape(4, 9)),
+    "another's place": ("kernel_0", None),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_the_checksum_covers_every_array(name, tmp_path):
+    file = tmp_path / "t.npz"
+    network = models.MLP(hidden=(6, 6)).build((3, 2, 1), 6, models.masked_parts())
+    Ticket.of(network).prune(0.5).save(file)
+    with np.load(file) as data:
+        arrays = dict(data)
+    array, change = FORGED[name]
+    if change is None:
+        arrays["kernel_0"], arrays["kernel_1"] = arrays["kernel_1"], arrays["kernel_0"]
+    else:
+        arrays[array] = change(arrays[array])
+    np.savez(file, **arrays)
+    with pytest.raises(ValueError, match="damaged: the checksum does not match"):
+        Ticket.load(file)
+
+
+def test_a_file_of_a_newer_format_is_refused(tmp_path):
+    file = tmp_path / "t.npz"
+    Ticket.of(small()).save(file)
+    with np.load(file) as data:
+        arrays = dict(data)
+    header = json.loads(arrays["header"].tobytes()) | {"format": 99}
+    arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    np.savez(file, **arrays)
+    with pytest.raises(ValueError, match="format 99 is newer than this program's 1"):
         Ticket.load(file)
 
 
@@ -188,6 +315,17 @@ def test_initialize_sets_everything_and_only_depends_on_the_seed():
         assert not np.allclose(a.kernel, b.kernel)
 
 
+def bare():
+    return models.MLP(hidden=(6,)).build((3, 2, 1), 6, models.masked_parts())
+
+
+def test_a_ticket_of_a_stale_mask_is_refused():
+    network = small(search=True, density=0.5)
+    masked_kernels(network)[0].scores.assign(np.arange(576.0).reshape(36, 16)[::-1])
+    with pytest.raises(RuntimeError, match="hidden_1/kernel differs from its scores"):
+        Ticket.of(network)
+
+
 REFUSED = {
     "another network": (
         lambda: ticket_of("functional").apply(masked(NETWORKS["nested"]())),
@@ -208,6 +346,22 @@ REFUSED = {
     "no weights": (
         lambda: Ticket.of(small(), weights="none").apply(small(), weights=True),
         "holds masks only|where the ticket has 0",
+    ),
+    "masks only, nothing else to miss": (
+        lambda: Ticket.of(bare(), weights="none").apply(bare(), weights=True),
+        "holds masks only",
+    ),
+    "another recipe": (
+        lambda: dataclasses.replace(some_tickets()["seed"].seed, recipe=2).draw(small()),
+        "recipe 2 is not this program's 1",
+    ),
+    "overlap of other networks": (
+        lambda: Ticket.of(small(8)).overlap(Ticket.of(small(9))),
+        "position 0 differs",
+    ),
+    "rates for one threshold": (
+        lambda: Ticket.of(small()).prune(rate=[0.5, 0.25], allocation="global"),
+        "takes one fraction for the network",
     ),
     "nothing to rank": (
         lambda: Ticket.of(small(), weights="none").prune(0.5),
