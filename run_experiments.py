@@ -1,6 +1,7 @@
 """Runs one experiment and reports on it.
 
 python run_experiments.py                                 the quick start
+python run_experiments.py --rounds=3                      the quick start, shorter
 python run_experiments.py --preset=quick_start --rounds=5 --workdir=runs/five_rounds
 python run_experiments.py --preset=quick_start --help     every flag of what was chosen
 python run_experiments.py --experiment=iterative_pruning --objective=adversarial \\
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> None:
         about=__doc__,
         doc="What to run; a preset chooses it too.",
     )
-    if not scan(argv).keys() - {"workdir", "debug"}:
+    if not scan(argv).keys() & {"preset", "experiment"}:
         argv = [*argv, "--preset=quick_start"]
     bound = command_line.configure(binding, argv)
     for path in bound.dropped:

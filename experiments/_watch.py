@@ -32,7 +32,7 @@ class Watch(keras.callbacks.Callback):
         masks = Ticket.of(self.session.network, weights="none")
         self.kept, self.density = masks.kept, masks.density
         self.session.board.masks(self.session.network, self.round)
-        title = f"round {self.round} · {100 * self.density:.3g} % of weights"
+        title = f"round {self.round} · {100 * self.density:.1f} % of weights"
         self.progress = Progress(title, self.session.total - self.first)
         self._evaluate(self.first, None)
 

@@ -100,7 +100,8 @@ def run(
     try:
         main(list(argv))
     except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
+        line = "\n" if sys.stderr.isatty() else ""  # a progress bar may stand there
+        print(f"{line}{program}: interrupted; the same command continues", file=sys.stderr)
         return 130
     except (ValueError, OSError, *expected_errors()) as error:
         if "--debug" in argv or "--debug=true" in argv:

@@ -49,6 +49,12 @@ def masked(
             `dense` names, or more than 1 % of its weights would stay dense without being named.
     """
     check_clonable(model, "masked")
+    if density != 1 and not search:
+        raise ValueError(
+            f"density={density!r} has an effect only with search=True; prune a ticket instead"
+        )
+    if isinstance(dense, str):
+        raise ValueError(f"dense must be a sequence of layer names; received dense={dense!r}")
     if masked_layers(model):
         raise ValueError(f"model {model.name!r} already has masked layers; bake it first")
     options = {
@@ -195,7 +201,7 @@ def _check_left_dense(network, named: set[str]) -> None:
         path, n = untold[0]
         raise ValueError(
             f"{share:.1%} of the weights of {network.name!r} would stay dense, first {path!r} with "
-            f"{n}; name the layers in dense=(...) if that is meant"
+            f"{n}; if that is meant, name the layers: dense=({path.split('/')[-2]!r}, ...)"
         )
 
 

@@ -32,6 +32,10 @@ class Entry:
     mask: np.ndarray
     kernel: np.ndarray | None = None
 
+    def __repr__(self) -> str:
+        """Name, shape and how much is kept."""
+        return f"Entry({self.name}, {self.shape}, kept {int(self.mask.sum())} of {self.mask.size})"
+
     @property
     def group(self) -> int:
         """Weights per mask entry."""
@@ -89,6 +93,12 @@ class Ticket:
         if seed is not None:
             seed = seed.of(network)
         return cls(tuple(entries), tuple(leftovers), description, seed)
+
+    def __repr__(self) -> str:
+        """One line: density, kept weights, layers."""
+        total = sum(int(np.prod(e.shape)) for e in self.entries)
+        layers = f"{len(self.entries)} kernels"
+        return f"Ticket(density={self.density:.4g}, kept {self.kept:,} of {total:,}, {layers})"
 
     @property
     def density(self) -> float:

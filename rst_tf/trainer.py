@@ -3,14 +3,14 @@
 import dataclasses
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from rst_tf import random
-from rst_tf.attacks.attack import Attack
+from rst_tf.attacks.attack import Attack, check_logits
 from rst_tf.keras_optimizers import decay_kept, spare_pruned
 from rst_tf.layers import masked_kernels, masked_layers, trained_variables, walk
 from rst_tf.objectives import Adversarial, Objective
-from rst_tf.surgery import ends_in_softmax
 
 _TRAIN_STREAM, _TEST_STREAM = 1, 2
 
@@ -91,6 +91,15 @@ class RobustTrainer(keras.Model):
         """Loss, accuracy, robust accuracy: reset by Keras at each epoch and evaluation."""
         return list(self._meters.values()) if self.compiled else []
 
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """As in Keras; the first images and labels are looked at before the first step.
+
+        Raises:
+            ValueError: Images outside [0, 1], or labels beyond the network's logits.
+        """
+        _check_first(self.network, x, y)
+        return super().fit(x, y, *args, **kwargs)
+
     def train_step(self, data):
         """Perturb, differentiate, step, refresh the masks."""
         x, y, weights = _unpack(data)
@@ -159,11 +168,7 @@ def has_convolutions(network) -> bool:
 def _check_network(network, objective) -> None:
     if not isinstance(network, keras.Model) or not network.built:
         raise ValueError(f"network must be a built Keras model; received {network!r}")
-    if ends_in_softmax(network):
-        raise ValueError(
-            f"network {network.name!r} returns probabilities; attacks and objectives need logits: "
-            "pass rst_tf.with_logits(network)"
-        )
+    check_logits(network)
     if isinstance(objective, Adversarial) and objective.norm_mode == "batch":
         for layer in walk(network):
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -171,6 +176,30 @@ def _check_network(network, objective) -> None:
                     "norm_mode='batch' needs rst_tf.Normalization, which can hold its running "
                     f"statistics; received keras BatchNormalization {layer.name!r}"
                 )
+
+
+def _check_first(network, x, y) -> None:
+    """Refuses the commonest mistakes of a call by its first batch, in words."""
+    if isinstance(x, tf.data.Dataset):
+        first = next(iter(x.take(1)), (None,))
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(first)
+    images = x["image"] if isinstance(x, dict) else x
+    if images is None or isinstance(images, keras.utils.PyDataset):
+        return
+    images = np.asarray(images[:256])
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"x must be images in [0, 1]; received {images.dtype} values from {low:g} to {high:g}"
+        )
+    labels = np.zeros(1) if y is None else np.asarray(y)
+    if np.issubdtype(labels.dtype, np.integer):
+        classes = network(images[:1]).shape[-1]
+        if labels.min() < 0 or labels.max() >= classes:
+            raise ValueError(
+                f"y must be labels from 0 to {classes - 1}, the network's logits; received "
+                f"{labels.min()} to {labels.max()}"
+            )
 
 
 def _masked_or_none(network) -> list:

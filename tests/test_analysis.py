@@ -461,7 +461,7 @@ def test_first_layers_are_those_of_the_tickets(tmp_path, kind):
     assert (workdir / "report" / "masks.svg").is_file()
     html = (workdir / "report" / "report.html").read_text()
     assert f"weights kept per {case.drawn}" in html
-    assert "No ticket file for rounds 1, 3." in html
+    assert "No ticket file for round" in html and "round 3 is left out" in html
 
 
 def test_dense_masks_are_not_drawn(tmp_path):
@@ -666,3 +666,24 @@ def test_program_loads_neither_tensorflow_nor_an_experiment(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("loaded: []\n")
     assert (workdir / "report" / "masks.png").is_file()
+
+
+def test_an_unfinished_round_is_left_out_and_said(tmp_path):
+    from rst_tf.analysis import formats, runs, tables
+
+    header = "round,step,split,density,kept,attack,loss,accuracy,robust_loss,robust_accuracy\n"
+    rows = [
+        f"{n},{step},{split},{1 if n == 0 else 0.5},{100 if n == 0 else 50},,1.0,0.{5 + n},,"
+        for n in (0, 1)
+        for step in (0, 9)
+        for split in ("valid", "test")
+    ]
+    (tmp_path / "results.csv").write_text(header + "\n".join(rows) + "\n")
+    (tmp_path / "config.json").write_text('{"experiment": {"name": "toy", "seed": 0}}')
+    (tmp_path / "tickets").mkdir()
+    with pytest.raises(ValueError, match="no round is finished yet"):
+        runs.load(tmp_path)
+    (tmp_path / "tickets" / "round_00.npz").touch()
+    table = tables.table([runs.load(tmp_path)])
+    assert [line.round for line in table.lines] == [0]
+    assert any("round 1 is left out" in note for note in formats.notes(table, intervals=False))

@@ -318,7 +318,14 @@ def test_the_largest_epsilons_are_accepted(attack, epsilon, norm):
     assert attack(epsilon, norm).epsilon == epsilon
 
 
+PROBABILITIES = keras.Sequential(
+    [keras.Input((6, 6, 1)), keras.layers.Flatten(), keras.layers.Dense(4, "softmax")]
+)
 REFUSED = {
+    "probabilities": (
+        lambda: run(PGD(0.1), network=PROBABILITIES),
+        "returns probabilities.*pass rst_tf.with_logits",
+    ),
     "epsilon nan": (lambda: PGD(float("nan")), "epsilon must be above 0; received epsilon=nan"),
     "step size": (lambda: PGD(0.1, step_size=0.0), "step_size must be above 0; received 0.0"),
     "epsilon 8": (lambda: PGD(8), "epsilon must be at most 1.*8/255, not 8.*received epsilon=8"),

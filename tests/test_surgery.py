@@ -190,6 +190,14 @@ REFUSED = {
         "does not have: .'nowhere'",
     ),
     "nothing to bake": (lambda: baked(NETWORKS["nested"]()), "no masked layers"),
+    "density without a search": (
+        lambda: masked(NETWORKS["nested"](), density=0.1),
+        "has an effect only with search=True",
+    ),
+    "dense as text": (
+        lambda: masked(NETWORKS["nested"](), dense="body"),
+        "must be a sequence of layer names; received dense='body'",
+    ),
     "granularity": (
         lambda: masked(NETWORKS["nested"](), granularity="rows"),
         "unknown granularity 'rows'; did you mean 'row'",

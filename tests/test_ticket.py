@@ -395,6 +395,12 @@ def test_a_mask_that_would_empty_a_layer_is_refused():
         Ticket.of(network).prune(0.1, allocation="global")
 
 
+def test_a_ticket_prints_in_one_line():
+    ticket = Ticket.of(small()).prune(0.25)
+    assert repr(ticket) == "Ticket(density=0.25, kept 160 of 640, 2 kernels)"
+    assert repr(ticket.entries[1]) == "Entry(output/kernel, (16, 4), kept 16 of 64)"
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.npz"):
         Ticket.load(tmp_path / "nowhere.npz")

@@ -210,6 +210,20 @@ REFUSED = {
         lambda: trained(Natural(), small(), y=np.eye(4, dtype="float32")[Y]),
         "labels must be integers",
     ),
+    "images of 0 to 255": (
+        lambda: trained(Natural(), small(), x=(X * 255).astype("uint8")),
+        r"x must be images in \[0, 1\]; received uint8 values from",
+    ),
+    "images of -1 to 1, streamed": (
+        lambda: RobustTrainer(small(), Natural()).fit(
+            tf.data.Dataset.from_tensor_slices((2 * X - 1, Y)).batch(16)
+        ),
+        r"x must be images in \[0, 1\]; received float32 values from -0",
+    ),
+    "labels beyond the logits": (
+        lambda: trained(Natural(), small(), y=Y + 1),
+        "y must be labels from 0 to 3, the network's logits; received 1 to 4",
+    ),
     "saving the trainer": (
         lambda: trained(Natural(), small(), epochs=1)[0].save("x.keras"),
         "save trainer.network",

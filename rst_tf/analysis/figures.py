@@ -138,7 +138,8 @@ def _step_curve(axes: Axes, runs: Sequence[Run], round: int, read, colour) -> li
     if len(runs) == 1:
         best = runs[0].best(round).step
         axes.plot(best, curves[0][best], "o", color=colour, markersize=3.5, zorder=3)
-    return [value for step, value in zip(steps, values, strict=True) if step >= EARLY * steps[-1]]
+    late = [value for step, value in zip(steps, values, strict=True) if step >= EARLY * steps[-1]]
+    return late if len(late) > 2 else values
 
 
 def _density_bar(figure: Figure, axes: list[Axes], colours, names: Sequence[str]) -> None:
@@ -190,6 +191,6 @@ def _channels(layers: Sequence[FirstLayer], names: Sequence[str]) -> Figure:
     axes.set_ylabel("density (%)")
     axes.tick_params(length=0)
     bar = figure.colorbar(picture, ax=axes, pad=0.02)
-    bar.set_label("kept (% of the channel)")
+    bar.set_label("kept (%)")
     bar.outline.set_visible(False)
     return figure

@@ -104,6 +104,9 @@ def notes(table: Table, intervals: bool) -> list[str]:
         said.append(f"95 % interval: Wilson's for the {table.measure}, by the number of examples.")
     if table.dense is not None and len(table.lines) > 1:
         said.append(f"vs dense: {table.measure} minus the dense network's, in points.")
+    if table.unfinished:
+        left = ", ".join(map(str, table.unfinished))
+        said.append(f"Unfinished: round {left} is left out; the same command continues the run.")
     if len(table.seeds) > 1:
         seeds = ", ".join(str(seed) for seed in table.seeds)
         said.append(f"Mean ± sample standard deviation of {len(table.seeds)} runs (seeds {seeds}).")

@@ -58,12 +58,14 @@ class Run:
     Args:
         workdir: The folder it was read from.
         config: config.json as written: "experiment", "environment", "command", ...
-        rows: results.csv, in the file's order.
+        rows: results.csv, in the file's order, of finished rounds only.
+        unfinished: Rounds that have rows but no ticket yet.
     """
 
     workdir: Path
     config: dict[str, Any]
     rows: tuple[Row, ...]
+    unfinished: tuple[int, ...] = ()
 
     @property
     def robust(self) -> bool:
@@ -146,7 +148,20 @@ def load(workdir: str | Path) -> Run:
     if not workdir.is_dir():
         raise ValueError(f"{workdir}: no such workdir")
     config = _config(workdir / "config.json")
-    return Run(workdir, config, results.read(workdir / "results.csv"))
+    rows = results.read(workdir / "results.csv")
+    unfinished = _unfinished(workdir / "tickets", {row.round for row in rows})
+    finished = tuple(row for row in rows if row.round not in unfinished)
+    if not finished:
+        raise ValueError(f"{workdir}: no round is finished yet")
+    return Run(workdir, config, finished, unfinished)
+
+
+def _unfinished(tickets: Path, rounds: set[int]) -> tuple[int, ...]:
+    """Rounds after the last one with a ticket, which is written last; none without tickets."""
+    if not tickets.is_dir():
+        return ()
+    done = [n for n in rounds if (tickets / f"round_{n:02d}.npz").is_file()]
+    return tuple(n for n in sorted(rounds) if n > max(done, default=-1))
 
 
 def _config(path: Path) -> dict[str, Any]:

@@ -82,6 +82,7 @@ class Table:
         attack: Behind the test split's robust accuracy, in words; None for natural accuracy only.
         valid_attack: The same of the validation split.
         test_examples: Behind every test number, or None if unknown.
+        unfinished: Rounds that are left out because they were not finished.
     """
 
     lines: tuple[Line, ...]
@@ -89,6 +90,7 @@ class Table:
     attack: str | None
     valid_attack: str | None
     test_examples: int | None
+    unfinished: tuple[int, ...] = ()
 
     @property
     def measure(self) -> str:
@@ -139,6 +141,7 @@ def table(runs: Sequence[Run]) -> Table:
         attack=first.attack("test"),
         valid_attack=first.attack("valid"),
         test_examples=first.test_examples,
+        unfinished=tuple(sorted({n for run in runs for n in run.unfinished})),
     )
 
 

@@ -54,6 +54,7 @@ class Attack:
         """
         import tensorflow as tf
 
+        check_logits(model)
         x, y = _checked_batch(x, y)
         index = tf.range(tf.shape(x)[0]) if index is None else tf.convert_to_tensor(index)
         return tf.stop_gradient(self.run(logits_of(model), x, y, seed, index))
@@ -63,16 +64,29 @@ class Attack:
         raise NotImplementedError
 
     def __str__(self):
-        """Name and settings that differ from their defaults, for tables."""
+        """Name, epsilon, steps and what differs from its default, for tables."""
         parts = [
             f"{field.name}={_short(getattr(self, field.name))}"
             for field in dataclasses.fields(self)
-            if field.default is dataclasses.MISSING or getattr(self, field.name) != field.default
+            if field.name in ("epsilon", "steps") or getattr(self, field.name) != field.default
         ]
         return f"{type(self).__name__}({', '.join(parts)})"
 
 
 ATTACKS = choices(Attack, Registry("attack", "rst_tf.attacks"))
+
+
+def check_logits(model) -> None:
+    """Raises ValueError for a Keras model whose last layer shows that it gives probabilities."""
+    import keras
+
+    from rst_tf.surgery import ends_in_softmax
+
+    if isinstance(model, keras.Model) and ends_in_softmax(model):
+        raise ValueError(
+            f"network {model.name!r} returns probabilities; attacks and objectives need logits: "
+            "pass rst_tf.with_logits(network)"
+        )
 
 
 def logits_of(model) -> Callable:
