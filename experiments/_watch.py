@@ -1,50 +1,102 @@
-"""Evaluation while a network trains: rows, progress bar, TensorBoard, the best ticket."""
+"""What happens between the steps of a round: evaluation, the best ticket, checkpoints, stopping."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
+from experiments import checkpoint
+from experiments.interruption import Interrupted, Wish
 from rst_tf.callbacks import Progress
 from rst_tf.ticket import Ticket
 
 
 class Watch(keras.callbacks.Callback):
-    """Evaluates at exact steps, first and last included, on the validation and test splits.
+    """Evaluates at exact steps on the validation and test splits, and keeps what can be lost.
 
     Args:
         session: The experiment at work.
         round_number: For rows and folders.
         first_step: Steps done before.
         snapshots: Steps at which a ticket is stored, and its name.
+        wish: Whether to stop.
+
+    Attributes:
+        sizes: Steps of each call of the training function; set it before the training.
     """
 
-    def __init__(self, session, round_number: int, first_step: int, snapshots: Mapping[int, str]):
+    def __init__(
+        self,
+        session,
+        round_number: int,
+        first_step: int,
+        snapshots: Mapping[int, str],
+        wish: Wish,
+    ):
         super().__init__()
-        self.session, self.round = session, round_number
-        self.first, self.snapshots = first_step, snapshots
-        self.best = -1.0
+        self.session, self.round, self.snapshots, self.wish = session, round_number, snapshots, wish
+        self.first = self.step = first_step
+        self.due = session.evaluation_steps(first_step)
+        self.sizes: Sequence[int] = ()
+        self.best, self.best_valid = -1.0, {}
+        self._resumed = False
+
+    def stops(self) -> set[int]:
+        """The steps at which something has to happen."""
+        return {*self.due, *self.snapshots}
+
+    def resume(self, trainer) -> int:
+        """Goes back to the last checkpoint of this round, if there is one; gives its step."""
+        workdir = self.session.workdir
+        header = checkpoint.restore(
+            workdir.checkpoint, _variables(trainer), workdir.identity, self.round
+        )
+        if header is None:
+            workdir.go_back(self.round)
+            return self.first
+        self._resumed, self.step = True, header["step"]
+        self.best, self.best_valid = header["best"], header["best_valid"]
+        self._meters = [meter.numpy() for meter in trainer.metrics_variables]
+        workdir.go_back(self.round, self.step)
+        return self.step
 
     def on_train_begin(self, logs=None):
-        """Step 0."""
+        """The first evaluation, unless the round goes on from a checkpoint."""
         self.started = time.monotonic()
         masks = Ticket.of(self.session.network, weights="none")
         self.kept, self.density = masks.kept, masks.density
-        self.session.board.masks(self.session.network, self.round)
-        title = f"round {self.round} · {100 * self.density:.1f} % of weights"
+        title = f"{self.session.round_title(self.round)} · {100 * self.density:.1f} % of weights"
         self.progress = Progress(title, self.session.total - self.first)
-        self._evaluate(self.first, None)
+        if self._resumed:
+            self.progress.note(self.best_valid)
+            return
+        self.session.board.masks(self.session.network, self.round)
+        if self.step in self.due:
+            self._evaluate(None)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Keras has just reset the meters."""
+        if self._resumed:
+            for meter, value in zip(self.model.metrics_variables, self._meters, strict=True):
+                meter.assign(value)
 
     def on_train_batch_end(self, batch, logs=None):
-        """Evaluates when the step has come."""
-        step = self.first + batch + 1
-        self.progress.update(batch + 1, logs)
-        if step in self.snapshots:
-            self.session.save_ticket(self.snapshots[step])
-        if step % self.session.every == 0 or step == self.session.total:
-            self._evaluate(step, logs)
+        """Does what the step asks for."""
+        self.step += self.sizes[batch]
+        self.progress.update(self.step - self.first, logs)
+        if self.step in self.snapshots:
+            self.session.save_ticket(self.snapshots[self.step])
+        if self.step in self.due:
+            self._evaluate(logs)
             self.model.reset_metrics()
+        finished = self.step == self.session.total
+        if not finished and (self.step in self.due or self.wish.number):
+            self._save()
+        if not finished and self.wish.number:
+            self.progress.close()
+            where = f"step {self.step:,} of {self.session.total:,} of round {self.round}"
+            raise Interrupted(self.wish.number, where)
 
     def on_train_end(self, logs=None):
         """Ends the progress bar's line, and gives TensorBoard's table of runs its results."""
@@ -52,14 +104,24 @@ class Watch(keras.callbacks.Callback):
         result = {"density": self.density, **self.best_valid}
         self.session.board.scalars("settings", self.round, result)
 
-    def _evaluate(self, step: int, logs: Mapping | None) -> None:
-        found = {"train": logs} if logs is not None else {}
+    def _save(self) -> None:
+        header = {
+            "run": self.session.workdir.identity,
+            "round": self.round,
+            "step": self.step,
+            "best": self.best,
+            "best_valid": self.best_valid,
+        }
+        checkpoint.save(self.session.workdir.checkpoint, _variables(self.model), header)
+
+    def _evaluate(self, logs: Mapping | None) -> None:
+        found: dict[str, Any] = {"train": logs} if logs is not None else {}
         found |= {split: self._measure(split) for split in ("valid", "test")}
-        self.session.workdir.record([self._row(step, *item) for item in found.items()])
+        self.session.workdir.record([self._row(*item) for item in found.items()])
         for split, values in found.items():
-            self.session.board.scalars(f"round_{self.round:02d}/{split}", step, values)
+            self.session.board.scalars(f"round_{self.round:02d}/{split}", self.step, values)
         seconds = round(time.monotonic() - self.started, 3)
-        self.session.workdir.record_time(round=self.round, step=step, seconds=seconds)
+        self.session.workdir.record_time(round=self.round, step=self.step, seconds=seconds)
         valid = found["valid"]
         self.progress.note(valid)
         attacked = valid["robust_accuracy"] is not None
@@ -69,8 +131,13 @@ class Watch(keras.callbacks.Callback):
             self.session.save_ticket(f"round_{self.round:02d}_best")
 
     def _measure(self, split: str) -> dict[str, float | None]:
-        found = self.session.evaluate(*self.session.evaluated[split])
+        images, labels, index = self.session.evaluated[split]
+        found = self.session.evaluate(images, labels, index)
         attacked = found.robust is not None
+        if split == "test":
+            self.session.workdir.record_correct(
+                self.round, self.step, index, found.correct, found.robust
+            )
         return {
             "loss": float(found.loss.mean()),
             "accuracy": found.accuracy,
@@ -78,15 +145,20 @@ class Watch(keras.callbacks.Callback):
             "robust_accuracy": found.robust_accuracy,
         }
 
-    def _row(self, step: int, split: str, values: Mapping) -> dict[str, Any]:
+    def _row(self, split: str, values: Mapping) -> dict[str, Any]:
         settings = self.session.settings
         attack = settings.objective.training_attack if split == "train" else settings.judged_by
         return {
             "round": self.round,
-            "step": step,
+            "step": self.step,
             "split": split,
             "density": self.density,
             "kept": self.kept,
             "attack": attack and str(attack),
             **values,
         }
+
+
+def _variables(trainer) -> list:
+    """Everything that a training changes."""
+    return [*trainer.network.variables, *trainer.optimizer.variables, *trainer.metrics_variables]

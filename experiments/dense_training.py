@@ -3,7 +3,7 @@
 import dataclasses
 
 from experiments.experiment import EXPERIMENTS
-from experiments.training import Training
+from experiments.training import Session, Training
 from rst_tf.initializers import initialize
 
 
@@ -18,8 +18,8 @@ class DenseTraining(Training):
 
     def run(self, workdir):
         """Initial weights, one round, the tickets `initial`, `round_00`, `round_00_best`."""
-        session = self.open(workdir)
-        if not session.finished(0):
-            initialize(session.network, self.seed, self.initializer)
-            session.save_ticket("initial")
-            session.train(0)
+        with Session(self, workdir) as session:
+            if not session.finished(0):
+                initialize(session.network, self.seed, self.initializer)
+                session.save_ticket("initial")
+                session.train(0)

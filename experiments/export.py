@@ -10,9 +10,9 @@ from typing import Literal
 from experiments.experiment import EXPERIMENTS, Experiment
 from experiments.workdir import Workdir
 from rst_tf.artefact_formats import FORMATS, Name, known, usable
+from rst_tf.files import write_bytes
 from rst_tf.registry import to_dict
 from rst_tf.ticket import Ticket
-from rst_tf.ticket_file import write_bytes
 
 _TICKET = re.compile(r"round_(\d+)\.npz")
 

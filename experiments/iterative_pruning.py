@@ -29,7 +29,8 @@ class IterativePruning(Training):
         rewind: Weights at the start of a round: reset to those of `rewind_step`, reinit (drawn
             anew), or continued.
         rewind_step: With `rewind=reset`, the step of the dense round to go back to, in steps or
-            epochs; 0 is the initial weights.
+            epochs; 0 is the initial weights. `end` is the final weights, with every round of full
+            length: what the code of the 2019 paper did, and the paper does not say.
         masks_from: Folder of a finished run whose masks are taken round by round in place of
             pruning; with `rewind=reinit` this is the control of Frankle & Carbin.
     """
@@ -67,19 +68,23 @@ class IterativePruning(Training):
         masks.CRITERIA[self.criterion]
         masks.ALLOCATIONS[self.allocation]
 
+    def may_grow(self):
+        """More rounds go on from the last, unless each one's density depends on their number."""
+        return () if self.density is not None else ("rounds",)
+
     def run(self, workdir):
         """The rounds; each leaves the tickets `round_NN` and `round_NN_best`."""
-        session = self.open(workdir)
-        self._check_network(session)
-        step = self._rewind_step(session)
-        if not session.workdir.ticket("initial").exists():
-            initialize(session.network, self.seed, self.initializer)
-            session.save_ticket("initial")
-        for number in range(self.rounds + 1):
-            if session.finished(number):
-                continue
-            first = self._prepare(session, number, step)
-            session.train(number, first, {step: "rewind"} if step and number == 0 else None)
+        with Session(self, workdir, self.rounds) as session:
+            self._check_network(session)
+            step = self._rewind_step(session)
+            if not session.workdir.ticket("initial").exists():
+                initialize(session.network, self.seed, self.initializer)
+                session.save_ticket("initial")
+            for number in range(self.rounds + 1):
+                if session.finished(number):
+                    continue
+                first = self._prepare(session, number, step)
+                session.train(number, first, {step: "rewind"} if step and number == 0 else None)
 
     def _prepare(self, session: Session, number: int, step: int) -> int:
         """Masks and weights at the start of a round; gives the step that it starts from."""
@@ -88,8 +93,8 @@ class IterativePruning(Training):
             return 0
         previous = session.load_ticket(f"round_{number - 1:02d}")
         if self.rewind == "reset":
-            start = session.load_ticket("rewind" if step else "initial")
-            start.apply(session.network, weights=True)
+            start = "round_00" if self.rewind_step == "end" else "rewind" if step else "initial"
+            session.load_ticket(start).apply(session.network, weights=True)
         elif self.rewind == "reinit":
             seed, _ = subseed(self.seed, "reinit", number)
             initialize(session.network, seed, self.initializer)
@@ -115,7 +120,7 @@ class IterativePruning(Training):
         )
 
     def _rewind_step(self, session: Session) -> int:
-        if self.rewind_step in (0, "0"):
+        if self.rewind_step in (0, "0", "end"):
             return 0
         step = steps_of(self.rewind_step, session.steps_per_epoch, "rewind_step")
         if step >= session.total:

@@ -1,21 +1,26 @@
 """What experiments that train have in common: the settings, and one round of training."""
 
 import dataclasses
+import itertools
 import math
 import sys
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from experiments.experiment import Experiment, RunError
+from experiments.interruption import stop_wishes
 from experiments.workdir import Workdir
 from rst_tf.attacks import Attack
 from rst_tf.data import Data
 from rst_tf.models import MLP, Architecture
 from rst_tf.objectives import Natural, Objective
 from rst_tf.optimizers import Adam, Optimizer
+from rst_tf.published_2019 import published_step
 from rst_tf.registry import to_dict
 from rst_tf.schedules import steps_of
 from rst_tf.ticket import Ticket
+
+_MOST = 20  # steps per call: what makes a call cheap, and the longest wait after a SIGTERM
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,8 +39,13 @@ class Training(Experiment):
         train_steps: Length of a training, in steps (`50000`) or epochs (`12ep`).
         eval_every: Steps or epochs between evaluations; the first is at step 0, the last at the
             end.
+        eval_at: Further steps or epochs at which to evaluate.
+        eval_schedule: exact evaluates at multiples of `eval_every`; published, as the code of
+            Cosentino et al. (2019) logged: after the first step of an epoch and every
+            `eval_every` steps within it.
         eval_limit: Evaluate on so many images of each split, a fixed stratified draw; none takes
             all.
+        l1: Weight of the L1 norm of the surviving kernel weights in the training loss.
         seed: Of initial weights, data order and attack starts.
         jit: Use XLA: auto does so unless the network has convolutions.
     """
@@ -49,7 +59,10 @@ class Training(Experiment):
     batch_size: int = 50
     train_steps: int | str = "20ep"
     eval_every: int | str = "2ep"
+    eval_at: tuple[int | str, ...] = ()
+    eval_schedule: Literal["exact", "published"] = "exact"
     eval_limit: int | None = None
+    l1: float = 0.0
     seed: int = 0
     jit: Literal["auto", "on", "off"] = "auto"
 
@@ -58,10 +71,18 @@ class Training(Experiment):
             raise ValueError(f"batch_size must be at least 1; received {self.batch_size!r}")
         for name in ("train_steps", "eval_every"):
             steps_of(getattr(self, name), 1000, name)
+        for step in self.eval_at:
+            steps_of(step, 1000, "eval_at")
+        if self.eval_schedule not in ("exact", "published"):
+            raise ValueError(
+                f"eval_schedule must be exact or published; received {self.eval_schedule!r}"
+            )
+        if not 0 <= self.l1 < math.inf:
+            raise ValueError(f"l1 must be at least 0; received l1={self.l1!r}")
 
-    def open(self, workdir) -> "Session":
-        """Loads the data, builds the network, claims the folder."""
-        return Session(self, workdir)
+    def may_grow(self) -> tuple[str, ...]:
+        """Settings that may be raised on a folder that has results."""
+        return ()
 
     @property
     def judged_by(self) -> Attack | None:
@@ -76,26 +97,26 @@ class Session:
 
     Args:
         settings: The experiment.
-        workdir: Its folder.
+        workdir: Its folder; None for a session that only measures.
+        rounds: How many rounds of training there will be after the first.
     """
 
-    def __init__(self, settings: Training, workdir):
+    def __init__(self, settings: Training, workdir, rounds: int = 0):
         import keras
         import tensorflow as tf
 
         from rst_tf.data import steps_per_epoch
         from rst_tf.evaluation import Evaluator
         from rst_tf.models import describe, masked_parts
-        from rst_tf.tensorboard import Board
 
         keras.utils.set_random_seed(settings.seed)
         if tf.config.list_physical_devices("GPU"):  # on a CPU the bits repeat without it, and
             tf.config.experimental.enable_op_determinism()  # Keras would switch XLA off
-        self.settings = settings
+        self.settings, self.rounds = settings, rounds
         self.splits = settings.data.load()
         self.steps_per_epoch = steps_per_epoch(len(self.splits.train), settings.batch_size)
-        self.total = steps_of(settings.train_steps, self.steps_per_epoch, "train_steps")
-        self.every = steps_of(settings.eval_every, self.steps_per_epoch, "eval_every")
+        self.total = self.steps(settings.train_steps, "train_steps")
+        self.evaluation_steps(0)
         shape, classes = self.splits.shape, self.splits.classes
         self.network = settings.network.build(shape, classes, masked_parts())
         self.description = describe(settings.network, shape, classes)
@@ -104,11 +125,51 @@ class Session:
             "valid": _evaluated(self.splits.valid, settings.eval_limit),
             "test": _evaluated(self.splits.test, settings.eval_limit),
         }
-        self.workdir = Workdir(workdir, to_dict(settings), self._dataset())
+        if workdir is not None:
+            self._claim(workdir)
+
+    def _claim(self, workdir) -> None:
+        from rst_tf.tensorboard import Board
+
+        settings = to_dict(self.settings)
+        self.workdir = Workdir(workdir, settings, self._dataset(), self.settings.may_grow())
         self.board = Board(self.workdir.path / "tensorboard")
-        self.board.settings(to_dict(settings))
+        self.board.settings(settings)
         images = f"{len(self.splits.train):,} images to train on"
         print(f"{workdir}: {images}, {self.total:,} steps a round", file=sys.stderr)
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.workdir.close()
+
+    def steps(self, duration: int | str, name: str) -> int:
+        """A duration in steps or epochs as steps."""
+        return steps_of(duration, self.steps_per_epoch, name)
+
+    def evaluation_steps(self, first: int) -> set[int]:
+        """The steps of a round that are evaluated, from `first` on.
+
+        Raises:
+            ValueError: `eval_at` names a step after the last one.
+        """
+        settings = self.settings
+        every = self.steps(settings.eval_every, "eval_every")
+        extra = {self.steps(step, "eval_at") for step in settings.eval_at}
+        if max(extra, default=0) > self.total:
+            raise ValueError(
+                f"eval_at must be at most train_steps={self.total}; received {settings.eval_at}"
+            )
+        if settings.eval_schedule == "published":
+            regular = _published_steps(self.total, self.steps_per_epoch, every)
+        else:
+            regular = {first, *range(0, self.total, every)}
+        return {step for step in {*regular, *extra, self.total} if step >= first}
+
+    def round_title(self, number: int) -> str:
+        """What a progress line calls a round."""
+        return f"round {number} of {self.rounds}" if self.rounds else f"round {number}"
 
     def _dataset(self) -> dict[str, Any]:
         return {
@@ -129,10 +190,39 @@ class Session:
         ticket = Ticket.of(self.network, description=self.description)
         ticket.save(self.workdir.ticket(name))
 
+    def trainer(self):
+        """A trainer with a fresh optimiser, compiled as the settings say."""
+        from experiments.stepping import SteppingTrainer
+
+        settings = self.settings
+        trainer = SteppingTrainer(
+            self.network, settings.objective, settings.judged_by, seed=settings.seed, l1=settings.l1
+        )
+        trainer.compile(
+            settings.optimizer.build(self.total),
+            jit_compile={"auto": "auto", "on": True, "off": False}[settings.jit],
+        )
+        return trainer
+
+    def batches(self, first: int, last: int):
+        """The batches of the steps from `first` to `last`."""
+        from rst_tf.data import batches
+
+        data = self.settings.data
+        return batches(
+            self.splits.train,
+            self.settings.batch_size,
+            seed=self.settings.seed,
+            augment=data.augment,
+            pad=data.pad,
+            first_step=first,
+            steps=last - first,
+        )
+
     def train(
         self, round_number: int, first_step: int = 0, snapshots: Mapping[int, str] | None = None
     ) -> None:
-        """Trains the network as it is to the end of the training, and stores its tickets.
+        """Trains the network as it is, or as its last checkpoint is, and stores its tickets.
 
         Args:
             round_number: For results, pictures and the ticket's name.
@@ -141,58 +231,50 @@ class Session:
 
         Raises:
             RunError: The loss is not finite, or a pruned weight moved.
+            Interrupted: Somebody asked to stop.
         """
         from experiments._watch import Watch
+        from experiments.stepping import calls
         from rst_tf.callbacks import MaskGuard, StopOnNonFinite
-        from rst_tf.data import batches
-        from rst_tf.trainer import RobustTrainer
 
-        settings, steps = self.settings, self.total - first_step
-        snapshots = dict(snapshots or {})
-        self.workdir.begin_round(round_number)
-        trainer = RobustTrainer(
-            self.network, settings.objective, settings.judged_by, seed=settings.seed
-        )
-        trainer.compile(
-            settings.optimizer.build(self.total),
-            jit_compile={"auto": "auto", "on": True, "off": False}[settings.jit],
-            steps_per_execution=_steps_per_execution(self.every, first_step, steps, *snapshots),
-        )
-        trainer.optimizer.iterations.assign(first_step)
-        train = batches(
-            self.splits.train,
-            settings.batch_size,
-            seed=settings.seed,
-            augment=settings.data.augment,
-            pad=settings.data.pad,
-            first_step=first_step,
-            steps=steps,
-        )
-        watch = Watch(self, round_number, first_step, snapshots)
-        try:
-            trainer.fit(
-                train,
-                steps_per_epoch=steps,
-                shuffle=False,  # the batches are in a random order of their own
-                verbose=0,
-                callbacks=[StopOnNonFinite(), MaskGuard(), watch],
-            )
-        except FloatingPointError as error:
-            raise RunError(f"round {round_number}: {error}") from error
+        self._warn_of_changes()
+        with stop_wishes() as wish:
+            trainer = self.trainer()
+            trainer.optimizer.iterations.assign(first_step)
+            watch = Watch(self, round_number, first_step, snapshots or {}, wish)
+            step = watch.resume(trainer)
+            watch.sizes = calls(step, self.total, watch.stops(), _MOST)
+            trainer.sizes = iter(watch.sizes)
+            try:
+                trainer.fit(
+                    self.batches(step, self.total),
+                    steps_per_epoch=len(watch.sizes),
+                    shuffle=False,  # the batches are in a random order of their own
+                    verbose=0,
+                    callbacks=[StopOnNonFinite(), MaskGuard(), watch],
+                )
+            except FloatingPointError as error:
+                raise RunError(f"round {round_number}: {error}") from error
         self.save_ticket(f"round_{round_number:02d}")
+        self.workdir.checkpoint.unlink(missing_ok=True)
 
     def finished(self, round_number: int) -> bool:
         """True if the ticket of this round is there."""
         return self.workdir.ticket(f"round_{round_number:02d}").exists()
+
+    def _warn_of_changes(self) -> None:
+        if self.workdir.moved:
+            moved = f"bits may differ ({'; '.join(self.workdir.moved)})"
+            print(f"warning: resumed under other settings, {moved}", file=sys.stderr)
+            self.workdir.moved = []
+
+
+def _published_steps(total: int, per_epoch: int, every: int) -> list[int]:
+    steps = (published_step(label, per_epoch, every) for label in itertools.count(0, every))
+    return list(itertools.takewhile(lambda step: step <= total, steps))
 
 
 def _evaluated(split, limit: int | None):
     """Images, labels and identities that are evaluated."""
     part = split.limited(limit if limit is None else min(limit, len(split)))
     return *part.arrays(), part.index
-
-
-def _steps_per_execution(*boundaries: int, most: int = 20) -> int:
-    """The most steps per call that land on every boundary."""
-    common = math.gcd(*boundaries)
-    return max(n for n in range(1, most + 1) if common % n == 0)

@@ -1,46 +1,87 @@
 """The folder of a run: configuration, results, tickets. All files appear whole or not at all."""
 
 import csv
+import fcntl
+import hashlib
 import io
 import json
-import platform
+import os
 import sys
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from experiments.environment import changes, environment
 from experiments.experiment import RunError
-from rst_tf.ticket_file import write_bytes
+from rst_tf.files import remove_leftovers, write_bytes
 
 COLUMNS = ("round", "step", "split", "density", "kept", "attack")
 COLUMNS += ("loss", "accuracy", "robust_loss", "robust_accuracy")
+_NOT_OURS = {".lock", "log"}
 
 
 class Workdir:
-    """A folder that belongs to one configuration.
+    """A folder that belongs to one configuration, and to one process while it is open.
 
     Args:
         path: The folder; made if it does not exist.
         config: The configuration as plain values. A folder made by another one is refused.
         dataset: What is known of the data: name, fingerprint, numbers of examples.
+        may_grow: Names of whole numbers in `config` that may be larger than they were.
+
+    Attributes:
+        identity: A hash of the configuration, whose checkpoint is no other run's.
+        moved: What differs between the environment that made the folder and this one.
+
+    Raises:
+        RunError: The folder is another configuration's, another process is at work in it, or a
+            file is damaged.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any], dataset: Mapping[str, Any]):
+    def __init__(
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        dataset: Mapping[str, Any],
+        may_grow: Sequence[str] = (),
+    ):
         self.path = Path(path)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._claim({"experiment": dict(config), "dataset": dict(dataset)})
-        self._rows = _read_rows(self.path / "results.csv")
-        self._times = _read_rows(self.path / "timing.csv")
+        self._lock = _locked(self.path)
+        try:
+            self.identity = _identity(config, dataset, may_grow)
+            self.moved: list[str] = []
+            self._claim({"experiment": dict(config), "dataset": dict(dataset)}, may_grow)
+            remove_leftovers(self.path)
+            self._rows = _read_rows(self.path / "results.csv", COLUMNS)
+            self._times = _read_rows(self.path / "timing.csv", ("round", "step", "seconds"))
+            self._correct: dict[int, dict[str, Any]] = {}
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Lets other processes in."""
+        self._lock.close()
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file with the state of an unfinished round."""
+        return self.path / "checkpoint.npz"
 
     def ticket(self, name: str) -> Path:
         """Path of a ticket: `initial`, `round_03`, `round_03_best`."""
         return self.path / "tickets" / f"{name}.npz"
 
-    def begin_round(self, number: int) -> None:
-        """Forgets what an interrupted run recorded of this round and later ones."""
-        self._rows = [row for row in self._rows if int(row["round"]) < number]
-        self._times = [row for row in self._times if int(row["round"]) < number]
-        self._write("results.csv", COLUMNS, self._rows)
+    def go_back(self, round_number: int, step: int = -1) -> None:
+        """Forgets what was recorded after a step of a round."""
+        kept = (round_number, step)
+        self._rows = [row for row in self._rows if (int(row["round"]), int(row["step"])) <= kept]
+        self._times = [row for row in self._times if (int(row["round"]), int(row["step"])) <= kept]
+        self._correct[round_number] = _read_correct(self._correct_file(round_number), step)
 
     def record(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Adds rows to results.csv, all of them at once; None is an empty cell."""
@@ -52,6 +93,29 @@ class Workdir:
         self._times.append({name: _cell(row[name]) for name in ("round", "step", "seconds")})
         self._write("timing.csv", ("round", "step", "seconds"), self._times)
 
+    def record_correct(self, round_number: int, step: int, index, clean, robust=None) -> None:
+        """Adds which test examples were right at a step, to correct/round_NN.npz.
+
+        Args:
+            round_number: The round.
+            step: The step in it.
+            index: Identities of the test examples, [n].
+            clean: Clean image right, bool [n].
+            robust: Adversarial image right, bool [n]; None without an attack.
+        """
+        known = self._correct.setdefault(round_number, {})
+        known["index"] = np.asarray(index, np.int64)
+        for name, value in (("steps", step), ("clean", clean), ("robust", robust)):
+            if value is not None:
+                value = np.packbits(value) if name != "steps" else np.int64(value)
+                known.setdefault(name, []).append(value)
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **{name: np.array(value) for name, value in known.items()})
+        write_bytes(self._correct_file(round_number), buffer.getvalue())
+
+    def _correct_file(self, round_number: int) -> Path:
+        return self.path / "correct" / f"round_{round_number:02d}.npz"
+
     def _write(self, name: str, columns, rows) -> None:
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -59,47 +123,62 @@ class Workdir:
         writer.writerows(rows)
         write_bytes(self.path / name, text.getvalue().encode())
 
-    def _claim(self, config: dict) -> None:
+    def _claim(self, config: dict, may_grow: Sequence[str]) -> None:
         file = self.path / "config.json"
         config = json.loads(json.dumps(config))
-        if file.exists():
-            try:
-                found = json.loads(file.read_text())
-            except ValueError as error:
-                raise RunError(f"{file} is damaged: {error}") from error
-            changes = _differences({name: found.get(name) for name in config}, config)
-            if changes:
-                raise RunError(
-                    f"workdir {self.path} was made by another configuration: {'; '.join(changes)}; "
-                    "choose another --workdir"
-                )
-        elif any(self.path.iterdir()):
-            raise RunError(f"workdir {self.path} is not empty and has no config.json")
-        else:
-            config |= {"environment": environment(), "command": sys.argv}
+        here = environment()
+        if not file.exists():
+            if {path.name for path in self.path.iterdir()} - _NOT_OURS:
+                raise RunError(f"workdir {self.path} is not empty and has no config.json")
+            config |= {"environment": here, "command": sys.argv}
             write_bytes(file, json.dumps(config, indent=2).encode())
+            return
+        try:
+            found = json.loads(file.read_text())
+            there = {name: found.get(name) for name in config}
+        except (ValueError, AttributeError) as error:
+            raise RunError(f"{file} is damaged: {error}") from error
+        self.moved = changes(found.get("environment") or {}, here)
+        before, now = there["experiment"], config["experiment"]
+        grown = [name for name in may_grow if _grew(before, now, name)]
+        before |= {name: now[name] for name in grown}
+        differences = _differences(there, config)
+        if differences:
+            error = RunError(
+                f"workdir {self.path} was made by another configuration; choose another --workdir, "
+                "or --force to move it aside"
+            )
+            for difference in differences:
+                error.add_note(difference)
+            raise error
+        if grown:
+            write_bytes(file, json.dumps(found | config, indent=2).encode())
 
 
-def environment() -> dict[str, Any]:
-    """Versions and settings that can change the bits of a result."""
-    import keras
-    import numpy as np
-    import tensorflow as tf
+def _identity(config: Mapping, dataset: Mapping, may_grow: Sequence[str]) -> str:
+    fixed = {name: value for name, value in config.items() if name not in may_grow}
+    return hashlib.sha256(json.dumps([fixed, dataset], sort_keys=True).encode()).hexdigest()
 
-    import rst_tf
 
-    return {
-        "rst_tf": rst_tf.__version__,
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": platform.machine(),
-        "devices": [device.name for device in tf.config.list_logical_devices()],
-        "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
-        "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
-    }
+def _locked(folder: Path):
+    """The folder's lock file, held until it is closed or the process ends, however it ends."""
+    stream = (folder / ".lock").open("a+")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        stream.seek(0)
+        owner = stream.read().strip() or "another process"
+        stream.close()
+        raise RunError(f"workdir {folder} is in use by {owner}; wait for it, or stop it") from error
+    stream.truncate(0)
+    stream.write(f"process {os.getpid()} on {os.uname().nodename}")
+    stream.flush()
+    return stream
+
+
+def _grew(there: Mapping, here: Mapping, name: str) -> bool:
+    before, now = there.get(name), here.get(name)
+    return isinstance(before, int) and isinstance(now, int) and before < now
 
 
 def _cell(value) -> str:
@@ -108,14 +187,35 @@ def _cell(value) -> str:
     return repr(round(value, 8)) if isinstance(value, float) else str(value)
 
 
-def _read_rows(file: Path) -> list[dict[str, str]]:
+def _read_rows(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file of ours: renamed into place, so one that is cut off is not ours."""
     if not file.exists():
         return []
     with file.open(newline="") as stream:
-        return list(csv.DictReader(stream))
+        rows = list(csv.DictReader(stream))
+    for number, row in enumerate(rows, start=2):
+        if list(row) != list(columns) or not f"{row['round']}{row['step']}".isdigit():
+            raise RunError(f"{file} is damaged at line {number}")
+    return rows
+
+
+def _read_correct(file: Path, last_step: int) -> dict[str, Any]:
+    """What `record_correct` wrote, up to a step."""
+    try:
+        with np.load(file, allow_pickle=False) as data:
+            known = {name: data[name] for name in data.files}
+        kept = known["steps"] <= last_step
+        return {
+            name: value if name == "index" else list(value[kept]) for name, value in known.items()
+        }
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile) as error:
+        raise RunError(f"{file} is damaged: {error}") from error
 
 
 def _differences(there, here, path: str = "") -> list[str]:
+    """One phrase per value that differs, named as its flag where it has one."""
     if isinstance(there, dict) and isinstance(here, dict):
         names = dict.fromkeys([*there, *here])
         return [
@@ -123,4 +223,16 @@ def _differences(there, here, path: str = "") -> list[str]:
             for name in names
             for change in _differences(there.get(name), here.get(name), f"{path}.{name}".strip("."))
         ]
-    return [] if there == here else [f"{path} is {there!r} there and {here!r} here"]
+    if there == here:
+        return []
+    flag = "--" + path.removeprefix("experiment.").removesuffix(".name")
+    if path == "experiment.name":
+        flag = "--experiment"
+    name = flag if path.startswith("experiment.") else path
+    return [f"{name}: {_shown(there)} there, {_shown(here)} here"]
+
+
+def _shown(value) -> str:
+    if isinstance(value, dict):
+        return str(value.get("name", value))
+    return "none" if value is None else str(value)

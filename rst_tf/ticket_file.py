@@ -4,13 +4,14 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from rst_tf.files import write_bytes
 
 FORMAT = 1
 _DAMAGE = (OSError, EOFError, LookupError, TypeError, ValueError, NotImplementedError)
@@ -68,15 +69,6 @@ def load(path: str | Path):
         raise
     except (*_DAMAGE, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is not a ticket, or is damaged: {error}") from error
-
-
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes a file under a temporary name and renames it, so that no half file is ever seen."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def _entry(i: int, header: Mapping, arrays: Mapping):

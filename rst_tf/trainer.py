@@ -30,6 +30,7 @@ class RobustTrainer(keras.Model):
         evaluation_attack: Attack of `evaluate` and validation; the objective's by default, with
             true labels and cross-entropy.
         seed: Keys every random start.
+        l1: Weight of the L1 norm of the surviving masked kernels in the loss, at least 0.
 
     Raises:
         ValueError: The network is not built or returns probabilities, or `norm_mode="batch"` with
@@ -42,14 +43,17 @@ class RobustTrainer(keras.Model):
         objective: Objective,
         evaluation_attack: Attack | None = None,
         seed: int = 0,
+        l1: float = 0.0,
         **kwargs,
     ):
         _check_network(network, objective)
+        if l1 and not masked_layers(network):
+            raise ValueError(f"l1 is of masked kernels, and the network has none; received l1={l1}")
         super().__init__(**kwargs)
         self.network = network
         self.objective = objective
         self.evaluation_attack = evaluation_attack or evaluation_default(objective)
-        self.seed = seed
+        self.seed, self.l1 = seed, l1
         self.built = True
 
     def call(self, x, training=False):
@@ -113,6 +117,9 @@ class RobustTrainer(keras.Model):
             loss = tf.reduce_sum(values) / _global_size(y)
             if self.network.losses:
                 loss += tf.add_n(self.network.losses) / _replicas()
+            if self.l1:
+                norms = [tf.reduce_sum(tf.abs(m.kernel * m.mask)) for m in self._masks]
+                loss += self.l1 * tf.add_n(norms) / _replicas()
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, variables)
         decay_kept(self.optimizer, self._masks)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rst_tf.analysis import figures, formats, page, runs, style, tables, words
-from rst_tf.ticket_file import write_bytes
+from rst_tf.files import write_bytes
 
 
 def write(workdir: str | Path, out: str | Path | None = None) -> None:
