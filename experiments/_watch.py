@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from experiments import checkpoint
-from experiments.interruption import Interrupted, Wish
+from experiments.interruption import Interrupted
 from rst_tf.callbacks import Progress
 from rst_tf.ticket import Ticket
 
@@ -20,22 +20,14 @@ class Watch(keras.callbacks.Callback):
         round_number: For rows and folders.
         first_step: Steps done before.
         snapshots: Steps at which a ticket is stored, and its name.
-        wish: Whether to stop.
 
     Attributes:
         sizes: Steps of each call of the training function; set it before the training.
     """
 
-    def __init__(
-        self,
-        session,
-        round_number: int,
-        first_step: int,
-        snapshots: Mapping[int, str],
-        wish: Wish,
-    ):
+    def __init__(self, session, round_number: int, first_step: int, snapshots: Mapping[int, str]):
         super().__init__()
-        self.session, self.round, self.snapshots, self.wish = session, round_number, snapshots, wish
+        self.session, self.round, self.snapshots = session, round_number, snapshots
         self.first = self.step = first_step
         self.due = session.evaluation_steps(first_step)
         self.sizes: Sequence[int] = ()
@@ -91,12 +83,12 @@ class Watch(keras.callbacks.Callback):
             self._evaluate(logs)
             self.model.reset_metrics()
         finished = self.step == self.session.total
-        if not finished and (self.step in self.due or self.wish.number):
+        if not finished and (self.step in self.due or self.session.wish.number):
             self._save()
-        if not finished and self.wish.number:
+        if not finished and self.session.wish.number:
             self.progress.close()
             where = f"step {self.step:,} of {self.session.total:,} of round {self.round}"
-            raise Interrupted(self.wish.number, where)
+            raise Interrupted(self.session.wish.number, where)
 
     def on_train_end(self, logs=None):
         """Ends the progress bar's line, and gives TensorBoard's table of runs its results."""

@@ -72,6 +72,17 @@ class IterativePruning(Training):
         """More rounds go on from the last, unless each one's density depends on their number."""
         return () if self.density is not None else ("rounds",)
 
+    def plan(self, trials=1):
+        """See `Training.plan`; with the weights that each round keeps."""
+        from experiments._planning import plan
+
+        session = Session(self, None)
+        self._check_network(session)
+        tickets = [Ticket.of(session.network)]
+        for number in range(1, self.rounds + 1):
+            tickets.append(self._masks(tickets[-1], number))
+        return plan(session, tickets, trials)
+
     def run(self, workdir):
         """The rounds; each leaves the tickets `round_NN` and `round_NN_best`."""
         with Session(self, workdir, self.rounds) as session:

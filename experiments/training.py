@@ -1,14 +1,15 @@
 """What experiments that train have in common: the settings, and one round of training."""
 
+import contextlib
 import dataclasses
 import itertools
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from experiments.experiment import Experiment, RunError
-from experiments.interruption import stop_wishes
+from experiments.interruption import Wish, stop_wishes
 from experiments.workdir import Workdir
 from rst_tf.attacks import Attack
 from rst_tf.data import Data
@@ -20,7 +21,7 @@ from rst_tf.registry import to_dict
 from rst_tf.schedules import steps_of
 from rst_tf.ticket import Ticket
 
-_MOST = 20  # steps per call: what makes a call cheap, and the longest wait after a SIGTERM
+STEPS_PER_CALL = 20  # steps per call: what makes a call cheap, and the longest wait after a SIGTERM
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,12 @@ class Training(Experiment):
         """Settings that may be raised on a folder that has results."""
         return ()
 
+    def plan(self, trials: int = 1) -> str:
+        """What a run would take, from a few steps measured now; see `experiments._planning`."""
+        from experiments._planning import plan
+
+        return plan(Session(self, None), [], trials)
+
     @property
     def judged_by(self) -> Attack | None:
         """The attack of every evaluation."""
@@ -113,6 +120,8 @@ class Session:
         if tf.config.list_physical_devices("GPU"):  # on a CPU the bits repeat without it, and
             tf.config.experimental.enable_op_determinism()  # Keras would switch XLA off
         self.settings, self.rounds = settings, rounds
+        self._stack = contextlib.ExitStack()
+        self.wish = Wish()
         self.splits = settings.data.load()
         self.steps_per_epoch = steps_per_epoch(len(self.splits.train), settings.batch_size)
         self.total = self.steps(settings.train_steps, "train_steps")
@@ -139,10 +148,12 @@ class Session:
         print(f"{workdir}: {images}, {self.total:,} steps a round", file=sys.stderr)
 
     def __enter__(self) -> "Session":
+        self._stack.callback(self.workdir.close)
+        self.wish = self._stack.enter_context(stop_wishes())
         return self
 
     def __exit__(self, *error) -> None:
-        self.workdir.close()
+        self._stack.close()
 
     def steps(self, duration: int | str, name: str) -> int:
         """A duration in steps or epochs as steps."""
@@ -192,7 +203,7 @@ class Session:
 
     def trainer(self):
         """A trainer with a fresh optimiser, compiled as the settings say."""
-        from experiments.stepping import SteppingTrainer
+        from experiments._stepping import SteppingTrainer
 
         settings = self.settings
         trainer = SteppingTrainer(
@@ -234,29 +245,33 @@ class Session:
             Interrupted: Somebody asked to stop.
         """
         from experiments._watch import Watch
-        from experiments.stepping import calls
+        from experiments._stepping import calls
         from rst_tf.callbacks import MaskGuard, StopOnNonFinite
 
         self._warn_of_changes()
-        with stop_wishes() as wish:
-            trainer = self.trainer()
-            trainer.optimizer.iterations.assign(first_step)
-            watch = Watch(self, round_number, first_step, snapshots or {}, wish)
-            step = watch.resume(trainer)
-            watch.sizes = calls(step, self.total, watch.stops(), _MOST)
-            trainer.sizes = iter(watch.sizes)
-            try:
-                trainer.fit(
-                    self.batches(step, self.total),
-                    steps_per_epoch=len(watch.sizes),
-                    shuffle=False,  # the batches are in a random order of their own
-                    verbose=0,
-                    callbacks=[StopOnNonFinite(), MaskGuard(), watch],
-                )
-            except FloatingPointError as error:
-                raise RunError(f"round {round_number}: {error}") from error
+        trainer = self.trainer()
+        trainer.optimizer.iterations.assign(first_step)
+        watch = Watch(self, round_number, first_step, snapshots or {})
+        step = watch.resume(trainer)
+        watch.sizes = calls(step, self.total, watch.stops(), STEPS_PER_CALL)
+        guards = [StopOnNonFinite(), MaskGuard(), watch]
+        try:
+            self.fit(trainer, step, watch.sizes, guards)
+        except FloatingPointError as error:
+            raise RunError(f"round {round_number}: {error}") from error
         self.save_ticket(f"round_{round_number:02d}")
         self.workdir.checkpoint.unlink(missing_ok=True)
+
+    def fit(self, trainer, first: int, sizes: Sequence[int], callbacks: Sequence) -> None:
+        """Trains from step `first` on, in calls of these many steps."""
+        trainer.sizes = iter(sizes)
+        trainer.fit(
+            self.batches(first, first + sum(sizes)),
+            steps_per_epoch=len(sizes),
+            shuffle=False,  # the batches are in a random order of their own
+            verbose=0,
+            callbacks=list(callbacks),
+        )
 
     def finished(self, round_number: int) -> bool:
         """True if the ticket of this round is there."""

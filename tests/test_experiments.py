@@ -5,65 +5,19 @@ import shutil
 
 import numpy as np
 import pytest
+from trainings import QUICK, TABLE, files, read
 
-from experiments.dense_training import DenseTraining
 from experiments.experiment import EXPERIMENTS, RunError
 from experiments.iterative_pruning import IterativePruning
 from experiments.training import Session, Training
-from rst_tf import FGSM, PGD, Adversarial, Mixed, Natural, RobustTrainer, Ticket, Trades, initialize
-from rst_tf.data import Data, batches
+from rst_tf import FGSM, RobustTrainer, Ticket, initialize
+from rst_tf.data import batches
 from rst_tf.layers import masked_kernels
-from rst_tf.models import MLP, Conv, masked_parts
-from rst_tf.optimizers import SGD, Adam
+from rst_tf.models import masked_parts
+from rst_tf.optimizers import SGD
 from rst_tf.random import subseed
-from rst_tf.schedules import Steps
 
-QUICK = {
-    "data": Data(train_limit=100),
-    "network": MLP(hidden=(12,), use_bias=True),
-    "objective": Adversarial(PGD(0.1, steps=2)),
-    "optimizer": SGD(learning_rate=0.05, schedule=Steps(), weight_decay=1e-3),
-    "batch_size": 20,
-    "train_steps": 6,
-    "eval_every": 4,
-    "eval_limit": 30,
-    "seed": 5,
-    "jit": "off",  # compiling would take most of the time
-}
-TABLE = {
-    "dense": DenseTraining(**QUICK),
-    "natural": DenseTraining(**{**QUICK, "objective": Natural(), "optimizer": Adam()}),
-    "conv": DenseTraining(**{**QUICK, "network": Conv(2, 0.05), "objective": Mixed(FGSM(0.1))}),
-    "reset": IterativePruning(**QUICK, rounds=2, rate=(0.5, 0.25)),
-    "reinit": IterativePruning(**QUICK, rounds=2, rewind="reinit"),
-    "continued": IterativePruning(
-        **{**QUICK, "objective": Trades(PGD(0.1, steps=2))}, rounds=2, rewind="continued"
-    ),
-    "rewound": IterativePruning(**QUICK, rounds=2, rewind_step=3),
-    "one-shot": IterativePruning(**QUICK, rounds=1, density=0.1, allocation="global"),
-    "density": IterativePruning(**QUICK, rounds=2, density=0.09, criterion="random"),
-    "counted": IterativePruning(**QUICK, rounds=2, rate=(0.3,), count="floor", criterion="random"),
-    "augmented": DenseTraining(
-        **{
-            **QUICK,
-            "data": Data(train_limit=100, augment="crop_flip", pad=2),
-            "evaluation_attack": FGSM(0.3),
-            "initializer": "kaiming_normal",
-        }
-    ),
-    "no pruning": IterativePruning(**QUICK, rounds=0),
-}
 every_run = pytest.mark.parametrize("name", TABLE)
-
-
-def read(workdir):
-    with (workdir / "results.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
-def files(workdir):
-    kept = [*sorted((workdir / "tickets").iterdir()), workdir / "results.csv"]
-    return {file.name: file.read_bytes() for file in kept}
 
 
 def rounds_of(experiment):
@@ -92,15 +46,17 @@ def runs(tmp_path_factory):
 @every_run
 def test_evaluates_at_exact_steps_first_and_last_included(name, runs):
     rows = read(runs[0] / name)
+    expected = {"published": [1, 3, 5, 6], "regularised": [0, 3, 4, 6]}.get(name, [0, 4, 6])
     for number in range(rounds_of(TABLE[name]) + 1):
         first = 3 if name == "rewound" and number else 0
+        due = [first, *expected[1:]] if name == "rewound" else expected
         for split in ("valid", "test"):
             steps = [
                 int(r["step"]) for r in rows if (r["round"], r["split"]) == (str(number), split)
             ]
-            assert steps == [first, 4, 6]
+            assert steps == due
         steps = [int(r["step"]) for r in rows if (r["round"], r["split"]) == (str(number), "train")]
-        assert steps == [4, 6]
+        assert steps == [step for step in due if step > first]
 
 
 @every_run
@@ -149,6 +105,7 @@ REWINDS = {  # which ticket a later round's start has the bits of
     "density": "initial",
     "rewound": "rewind",
     "continued": "round_00",
+    "published": "round_00",
 }
 
 
@@ -160,6 +117,38 @@ def test_a_round_starts_from_the_bits_it_says(name, runs):
     target = Ticket.load(root / name / "tickets" / f"{REWINDS[name]}.npz")
     assert same(starts[name, 1], target)
     assert REWINDS[name] == "initial" or not same(starts[name, 1], initial)
+
+
+def test_the_published_rewind_goes_back_to_the_end_of_the_dense_round(runs):
+    root, starts = runs
+    end = Ticket.load(root / "published" / "tickets" / "round_00.npz")
+    assert same(starts["published", 1], end) and same(starts["published", 2], end)
+    continued = Ticket.load(root / "continued" / "tickets" / "round_00.npz")
+    assert not same(starts["continued", 2], continued)
+
+
+def test_the_l1_penalty_pulls_surviving_weights_to_zero(runs):
+    def size(name):
+        ticket = Ticket.load(runs[0] / name / "tickets" / "round_00.npz")
+        return sum(np.abs(e.kernel).sum() for e in ticket.entries)
+
+    assert size("regularised") < size("dense")
+
+
+@every_run
+def test_which_test_examples_were_right_is_kept(name, runs):
+    """correct/ and results.csv are the same evaluation, example by example."""
+    for number in range(rounds_of(TABLE[name]) + 1):
+        found = np.load(runs[0] / name / "correct" / f"round_{number:02d}.npz")
+        rows = [r for r in read(runs[0] / name) if r["round"] == str(number)]
+        rows = [row for row in rows if row["split"] == "test"]
+        assert list(found["steps"]) == [int(row["step"]) for row in rows]
+        measures = {"clean": "accuracy", "robust": "robust_accuracy"}
+        assert ("robust" in found) == (name != "natural")
+        for bits, column in measures.items():
+            for packed, row in zip(found[bits], rows, strict=True) if bits in found else ():
+                right = np.unpackbits(packed, count=len(found["index"]))
+                assert right.mean() == pytest.approx(float(row[column]))
 
 
 def trained_by_hand(experiment, masks, weights, first):
@@ -243,7 +232,7 @@ def test_rows_are_the_evaluators(runs):
     assert float(row["robust_loss"]) == pytest.approx(found.robust_loss.mean(), rel=1e-4)
 
 
-def test_times_of_an_interrupted_round_are_forgotten_too(runs):
+def test_times_are_of_the_evaluated_steps(runs):
     with (runs[0] / "reset" / "timing.csv").open() as stream:
         times = [(row["round"], row["step"]) for row in csv.DictReader(stream)]
     assert times == [(str(n), s) for n in range(3) for s in ("0", "4", "6")]
@@ -291,27 +280,6 @@ def test_a_finished_run_is_not_trained_again(name, runs, monkeypatch):
     assert files(runs[0] / name) == before
 
 
-@pytest.mark.parametrize("name", ["reset", "continued", "rewound"])
-@pytest.mark.parametrize("dies_at", [(0, 4), (1, 4), (2, 6)])
-def test_interrupted_equals_uninterrupted(name, dies_at, runs, tmp_path, monkeypatch):
-    from experiments._watch import Watch
-
-    evaluate = Watch._evaluate
-
-    def dying(watch, step, logs):
-        evaluate(watch, step, logs)
-        if (watch.round, step) == dies_at:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Watch, "_evaluate", dying)
-    with pytest.raises(KeyboardInterrupt):
-        TABLE[name].run(tmp_path / name)
-    monkeypatch.setattr(Watch, "_evaluate", evaluate)
-    assert files(tmp_path / name) != files(runs[0] / name)
-    TABLE[name].run(tmp_path / name)
-    assert files(tmp_path / name) == files(runs[0] / name)
-
-
 def test_the_control_takes_its_masks_from_another_run(runs, tmp_path):
     root, _ = runs
     control = IterativePruning(**QUICK, rounds=2, rewind="reinit", masks_from=str(root / "reset"))
@@ -347,10 +315,21 @@ def not_ours(path):
 
 
 REFUSED = {
+    "eval_at": (
+        lambda root, tmp: changed("dense", eval_at=("2ep", 4)).run(tmp / "x"),
+        ValueError,
+        r"eval_at must be at most train_steps=6; received \('2ep', 4\)",
+    ),
+    "eval_schedule": (
+        lambda root, tmp: changed("dense", eval_schedule="daily"),
+        ValueError,
+        "eval_schedule must be exact or published; received 'daily'",
+    ),
+    "l1": (lambda root, tmp: changed("dense", l1=-1.0), ValueError, "l1 must be at least 0"),
     "another configuration": (
         lambda root, tmp: changed("dense", train_steps=7).run(root / "dense"),
         RunError,
-        "experiment.train_steps is 6 there and 7 here",
+        "was made by another configuration",
     ),
     "a foreign folder": (
         lambda root, tmp: (not_ours(tmp / "x"), TABLE["dense"].run(tmp / "x")),
