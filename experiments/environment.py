@@ -25,7 +25,7 @@ def environment() -> dict[str, Any]:
         "keras": keras.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": platform.system(),
         "processor": platform.machine(),
         "cpus": len(os.sched_getaffinity(0)),
         "devices": [device.name for device in tf.config.list_logical_devices()],

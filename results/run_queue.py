@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -106,6 +107,19 @@ class Run:
             marker.write(shlex.join(self.arguments) + "\n")
 
 
+class Folder:
+    """What works in one folder does so one after the other, and not after a failure."""
+
+    def __init__(self):
+        self._lock, self._sound = threading.Lock(), True
+
+    def work(self, run: Run, threads: int | None) -> bool:
+        """Runs it, unless something failed in this folder before."""
+        with self._lock:
+            self._sound = self._sound and run.work(threads)
+            return self._sound
+
+
 def read(path: Path) -> list[Run]:
     """The runs of a queue file: seed 1 of everything before seed 2, then what comes later."""
     queue = yaml.safe_load(path.read_text())
@@ -146,9 +160,10 @@ def main(argv: list[str]) -> None:
     if DRY.value:
         return
     left = [run for run in runs if not run.done()]
+    folders = {run.workdir: Folder() for run in left}
     threads = 1 if JOBS.value > 1 else None
     with ThreadPoolExecutor(JOBS.value) as pool:
-        results = list(pool.map(lambda run: run.work(threads), left))
+        results = list(pool.map(lambda run: folders[run.workdir].work(run, threads), left))
     sys.exit(0 if all(results) else 1)
 
 
