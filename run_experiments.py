@@ -2,22 +2,26 @@
 
 python run_experiments.py                                 the quick start
 python run_experiments.py --rounds=3                      the quick start, shorter
-python run_experiments.py --preset=quick_start --rounds=5 --workdir=runs/five_rounds
+python run_experiments.py --preset=mnist_pgd_reset --dry_run     what it would take
+python run_experiments.py --preset=mnist_pgd_reset,legacy --trials=5
 python run_experiments.py --preset=quick_start --help     every flag of what was chosen
 python run_experiments.py --experiment=iterative_pruning --objective=adversarial \\
     --objective.attack=pgd --objective.attack.epsilon=8/255
 
-Defaults are overridden by the preset, and the preset by flags. A flag that names a choice
-(--objective=trades) brings the flags of its fields (--objective.beta=6).
+Defaults are overridden by the presets, a preset by the ones after it, and all by flags. A flag that
+names a choice (--objective=trades) brings the flags of its fields (--objective.beta=6).
+The same command goes on with a run that was interrupted.
 """
 
 import dataclasses
 import os
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any
 
-from flags import command_line
-from flags.binding import Binding, scan
+from flags import command_line, folders
+from flags.binding import Binding, Bound
+from flags.parsing import expand, scan
 
 PROGRAM = "run_experiments"
 
@@ -27,18 +31,54 @@ class Options:
     """What this program needs besides an experiment.
 
     Args:
-        preset: Name of a file in flags/presets, or the path of a YAML file.
-        workdir: Folder for everything the run writes; runs/<preset or experiment> if none.
+        preset: Names of files in flags/presets or paths of YAML files, separated by commas; a later
+            one overrides an earlier one.
+        workdir: Folder for everything the run writes; if none, runs/EXPERIMENT/DATA/PRESET with
+            the settings that differ from the preset.
+        trials: Run, or go on with, so many trials: seeds `seed`, `seed` + 1, ..., each in its own
+            folder `seed_N` of the workdir, and one report on all. If none, one run.
+        dry_run: Only tell what the run would take, and what differs from the preset.
+        force: Move what is in the workdir aside, to WORKDIR.old-1, and begin anew.
         debug: Show the traceback of an error.
     """
 
     preset: str | None = None
     workdir: str | None = None
+    trials: int | None = None
+    dry_run: bool = False
+    force: bool = False
     debug: bool = False
+
+    def __post_init__(self):
+        if self.trials is not None and self.trials < 1:
+            raise ValueError(f"trials must be at least 1; received trials={self.trials}")
 
 
 def main(argv: list[str]) -> None:
     """Configures the experiment, runs it, writes its report."""
+    bound = configured(argv)
+    for source in dict.fromkeys(bound.dropped.values()):
+        unused = ", ".join(path for path, by in bound.dropped.items() if by == source)
+        say(f"not used beside what was chosen: {unused}, set by {source}")
+    options, workdir = bound.options, workdir_of(bound)
+    runs = runs_of(bound, workdir)
+    if options.dry_run:
+        print(command_line.differences(bound), f"workdir   {workdir}", sep="\n\n", flush=True)
+    elif options.force and (moved := folders.move_aside(workdir)):
+        say(f"moved {workdir} to {moved}")
+    if not options.debug:
+        from rst_tf.quiet import start_tensorflow
+
+        start_tensorflow()
+    if options.dry_run:
+        tell(bound)
+    else:
+        run(runs)
+        report(workdir, list(runs))
+
+
+def configured(argv: list[str]) -> Bound:
+    """What a command line says; without a preset and an experiment it is the quick start."""
     from experiments.experiment import EXPERIMENTS, Experiment
     from rst_tf import registry
 
@@ -47,25 +87,94 @@ def main(argv: list[str]) -> None:
         kind=EXPERIMENTS.kind,
         choices_of=registry.choices_of,
         options=Options,
-        about=__doc__,
+        about=f"{__doc__}\nPresets: {', '.join(command_line.preset_names())}.\n",
         doc="What to run; a preset chooses it too.",
     )
-    if not scan(argv).keys() & {"preset", "experiment"}:
+    if not scan(expand(argv)).keys() & {"preset", "experiment"}:
         argv = [*argv, "--preset=quick_start"]
-    bound = command_line.configure(binding, argv)
-    for path in bound.dropped:
-        print(f"{PROGRAM}: the flags' choices have no {path}, set by the preset", file=sys.stderr)
-    name = Path(bound.options.preset or bound.values[binding.kind]).stem
-    workdir = Path(bound.options.workdir or Path("runs", name))
-    if not bound.options.debug:
-        from rst_tf.quiet import start_tensorflow
+    return command_line.configure(binding, argv)
 
-        start_tensorflow()
-    bound.config.run(workdir)
-    if (workdir / "results.csv").exists():
-        from rst_tf.analysis import report
 
-        report.write(workdir)
+def workdir_of(bound: Bound) -> Path:
+    """The folder that was given, or one named after experiment, data and settings.
+
+    Trials share a folder whatever their first seed is, so that more of them can join.
+    """
+    if bound.options.workdir is not None:
+        return Path(bound.options.workdir)
+    path = Path("runs", bound.values["experiment"])
+    changes = {name: here for name, (_, here) in bound.changes.items()}
+    if "data.source" in bound.values:
+        path /= data_name(bound.values["data.source"])
+        sources = bound.changes.get("data.source", ())
+        if all(data_name(source) == source for source in sources):  # the folder says it all
+            changes.pop("data.source", None)
+    seed = changes.pop("seed", None)
+    if bound.options.trials is not None:
+        changes["seed"] = "all"
+    elif seed is not None:
+        changes["seed"] = seed
+    return path / folders.settings_name(bound.preset, changes, bound.values)
+
+
+def data_name(source: str) -> str:
+    """A short name of a data source for folders: `npz:a/b/mnist.npz` is mnist."""
+    kind, _, place = source.partition(":")
+    is_place = kind in ("npz", "folder") and place
+    return folders.file_name(PurePath(place).name.removesuffix(".npz") if is_place else source)
+
+
+def runs_of(bound: Bound, workdir: Path) -> dict[Path, Any]:
+    """What is to be run, by folder: one experiment, or one for each trial."""
+    config, trials = bound.config, bound.options.trials
+    if trials is None:
+        if any(workdir.glob("seed_*/config.json")) and not bound.options.force:
+            raise ValueError(f"workdir {workdir} holds trials; go on with them by --trials=N")
+        return {workdir: config}
+    if "seed" not in bound.values:
+        raise ValueError(f"--trials needs a seed, and {bound.values['experiment']} has none")
+    if (workdir / "config.json").exists() and not bound.options.force:
+        raise ValueError(f"workdir {workdir} holds a single run; give --trials another --workdir")
+    seeds = range(config.seed, config.seed + trials)
+    return {workdir / f"seed_{seed}": dataclasses.replace(config, seed=seed) for seed in seeds}
+
+
+def run(runs: dict[Path, Any]) -> None:
+    """One after the other; what is finished is skipped."""
+    for number, (folder, config) in enumerate(runs.items(), 1):
+        try:
+            config.run(folder)
+        except Exception as error:
+            if len(runs) > 1:
+                error.add_note(f"in trial {number} of {len(runs)}, {folder}")
+            raise
+
+
+def report(workdir: Path, done: list[Path]) -> None:
+    """One report on all runs, if they have results."""
+    if all((folder / "results.csv").exists() for folder in done):
+        from rst_tf.analysis.report import write_seeds
+
+        write_seeds(done, workdir / "report")
+
+
+def tell(bound: Bound) -> None:
+    """Prints what a run would take, which the experiment measures."""
+    trials = bound.options.trials
+    if trials is not None:
+        first = bound.config.seed
+        print(f"trials    {trials}, seeds {first} to {first + trials - 1}")
+    try:
+        plan = bound.config.plan
+    except AttributeError:
+        print(f"{bound.values['experiment']} cannot tell beforehand what it takes")
+    else:
+        print(plan(trials=trials or 1))
+
+
+def say(line: str) -> None:
+    """A line about the run, beside its output."""
+    print(f"{PROGRAM}: {line}", file=sys.stderr)
 
 
 def run_errors() -> tuple[type[Exception], ...]:

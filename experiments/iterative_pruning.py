@@ -42,7 +42,9 @@ class IterativePruning(Training):
     allocation: str = "layerwise"
     count: Literal["nearest", "rst", "plus_one", "floor"] = "nearest"
     rewind: Literal["reset", "reinit", "continued"] = "reset"
-    rewind_step: int | str = 0
+    rewind_step: int | str = dataclasses.field(
+        default=0, metadata={"only_with": {"rewind": "reset"}}
+    )
     masks_from: str | None = None
 
     def __post_init__(self):
@@ -145,7 +147,7 @@ class IterativePruning(Training):
 
     def _check_network(self, session: Session) -> None:
         """What can be wrong only with this network, said before hours of training."""
-        from rst_tf.layers import masked_kernels
+        from rst_tf.traversal import masked_kernels
 
         layers = len(masked_kernels(session.network))
         if len(self.rate) not in (1, layers):

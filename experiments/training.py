@@ -82,7 +82,7 @@ class Training(Experiment):
             raise ValueError(f"l1 must be at least 0; received l1={self.l1!r}")
 
     def may_grow(self) -> tuple[str, ...]:
-        """Settings that may be raised on a folder that has results."""
+        """Lengths that may differ from what they were on a folder that has results."""
         return ()
 
     def plan(self, trials: int = 1) -> str:
@@ -244,8 +244,8 @@ class Session:
             RunError: The loss is not finite, or a pruned weight moved.
             Interrupted: Somebody asked to stop.
         """
-        from experiments._watch import Watch
         from experiments._stepping import calls
+        from experiments._watch import Watch
         from rst_tf.callbacks import MaskGuard, StopOnNonFinite
 
         self._warn_of_changes()

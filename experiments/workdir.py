@@ -30,7 +30,8 @@ class Workdir:
         path: The folder; made if it does not exist.
         config: The configuration as plain values. A folder made by another one is refused.
         dataset: What is known of the data: name, fingerprint, numbers of examples.
-        may_grow: Names of whole numbers in `config` that may be larger than they were.
+        may_grow: Names of whole numbers in `config` that may differ from what they were; the
+            folder keeps the largest.
 
     Attributes:
         identity: A hash of the configuration, whose checkpoint is no other run's.
@@ -140,8 +141,8 @@ class Workdir:
             raise RunError(f"{file} is damaged: {error}") from error
         self.moved = changes(found.get("environment") or {}, here)
         before, now = there["experiment"], config["experiment"]
-        grown = [name for name in may_grow if _grew(before, now, name)]
-        before |= {name: now[name] for name in grown}
+        grown = [name for name in may_grow if name in before and before[name] < now[name]]
+        before |= {name: now[name] for name in may_grow if name in before}
         differences = _differences(there, config)
         if differences:
             error = RunError(
@@ -174,11 +175,6 @@ def _locked(folder: Path):
     stream.write(f"process {os.getpid()} on {os.uname().nodename}")
     stream.flush()
     return stream
-
-
-def _grew(there: Mapping, here: Mapping, name: str) -> bool:
-    before, now = there.get(name), here.get(name)
-    return isinstance(before, int) and isinstance(now, int) and before < now
 
 
 def _cell(value) -> str:

@@ -1,4 +1,4 @@
-"""Frozen dataclasses from a preset and from absl flags, in two passes.
+"""Frozen dataclasses from presets and from absl flags, in two passes.
 
 Pass 1 finds which class every choice is (`--objective=trades`), pass 2 defines one flag for every
 field of the chosen tree (`--objective.attack.epsilon=8/255`) and lets absl parse.
@@ -6,31 +6,36 @@ field of the chosen tree (`--objective.attack.epsilon=8/255`) and lets absl pars
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import flags as absl_flags
-
-from flags.resolve import Choices, Resolver, flatten, values_of
-from flags.tree import MISSING, Branch, Leaf, Level, build, hint, walk
-from flags.values import summary, text
+from flags.parsing import expand, parse, scan
+from flags.resolve import Choices, Resolver, values_of
+from flags.tree import MISSING, Branch, Leaf, Level, build, elsewhere, hint, texts, walk
 
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """What a command line and a preset say together.
+    """What a command line and presets say together.
 
     Args:
         config: The configuration.
         options: The program's own options.
         values: The configuration as flat texts, see `flags.resolve.values_of`.
-        dropped: Fields that the preset sets and that do not exist under the flags' choices.
+        changes: What the flags change: by path, the text that the presets and the flags' choices
+            give it (None if they give none), and its text in `values`.
+        dropped: What presets set and what has no place or no effect beside what was chosen: paths
+            with the presets' file names. The settings of a thing that a flag replaced are not
+            among them, unless an overlay set them.
+        preset: The names of the presets, joined by commas; empty without any.
     """
 
     config: Any
     options: Any
     values: dict[str, str]
-    dropped: tuple[str, ...]
+    changes: dict[str, tuple[str | None, str]]
+    dropped: dict[str, str]
+    preset: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,161 +58,105 @@ class Binding:
     about: str = ""
     doc: str = ""
 
-    def bind(
-        self, argv: Sequence[str], preset: Mapping[str, Any] | None = None, source: str = "preset"
-    ) -> Bound:
-        """Reads a command line over a preset; `--help` prints all flags and exits.
+    def bind(self, argv: Sequence[str], presets: Sequence[Level] = ()) -> Bound:
+        """Reads a command line over presets; `--help` prints all flags and exits.
+
+        A preset that chooses a `kind` is a whole configuration and has to be right by itself. Any
+        other is an overlay: it has to be right over the presets before it.
 
         Args:
             argv: The program's name, then its arguments.
-            preset: Nested plain values from a YAML file.
-            source: The preset's file name, for messages.
+            presets: The contents of YAML files, with the file names as sources; a later one
+                overrides an earlier one.
 
         Raises:
             ValueError: An unknown name, a wrong value, a missing value, or a value given twice.
         """
-        argv = expand(argv)
+        argv, presets = expand(argv), list(presets)
         early = Level(scan(argv), settled=False)
-        low = Level(flatten(preset or {}), source)
-        self._check(low, early)
-        tree, _ = self._resolve([low, early])
-        given = _parse(argv, tree, self._options([]), self.about)
+        self._check(presets, early)
+        tree, _ = self._resolve([*presets, early])
+        given = parse(argv, tree, self._options([]), self.about)
         level = Level(given)
-        tree, read = self._resolve([low, level])
+        tree, resolver = self._resolve([*presets, level])
+        if tree.cls is MISSING and presets:
+            raise ValueError(
+                f"--{self.kind} is required, for {presets[-1].source} only changes another preset: "
+                f"name that one before it, or give --{self.kind} ({tree.expected})"
+            )
         config, options = build(tree), build(self._options([level]))
         values = values_of(config, self.root, self.kind, self.choices_of)
-        unread = (path for path in low.values if path not in read)
-        dropped = dict.fromkeys(_first_unknown(path, tree) for path in unread)
-        return Bound(config, options, values, tuple(dropped))
+        changes = self._changes(presets, given, tree, values)
+        dropped = self._dropped(presets, given, resolver, tree)
+        return Bound(config, options, values, changes, dropped)
 
-    def _check(self, preset: Level, early: Level) -> None:
-        """Refuses a preset that is wrong by itself, whatever the flags choose later."""
-        chosen = {key: value for key, value in early.values.items() if key == self.kind}
-        tree, read = self._resolve([Level(chosen), preset])
-        if tree.cls is MISSING:
-            return
-        for path in preset.values:
-            if path not in read:
-                raise ValueError(f"{preset.source}: unknown key {path}{hint(path, tree)}")
-        for node in walk(tree):
-            if isinstance(node, Leaf) and node.level is preset:
-                node.value()
+    def _check(self, presets: list[Level], early: Level) -> None:
+        """Refuses presets that are wrong by themselves, whatever the flags choose later."""
+        below = Level({key: value for key, value in early.values.items() if key == self.kind})
+        for number, preset in enumerate(presets):
+            whole = self._is_whole(preset)
+            tree, resolver = self._resolve([below, *([] if whole else presets[:number]), preset])
+            if tree.cls is MISSING:
+                if any(self._is_whole(later) for later in presets[number:]):
+                    raise ValueError(f"{preset.source} changes another preset: name it after that")
+                continue
+            for path in preset.values:
+                if path not in resolver.read and (whole or not elsewhere(path, tree)):
+                    raise ValueError(f"{preset.source}: unknown key {path}{hint(path, tree)}")
+            for node in walk(tree):
+                if isinstance(node, Leaf) and node.level is preset:
+                    node.value()
 
-    def _resolve(self, levels: list[Level]) -> tuple[Branch, set[str]]:
+    def _is_whole(self, preset: Level) -> bool:
+        return self.kind in preset.values or f"{self.kind}.name" in preset.values
+
+    def _changes(
+        self, presets: list[Level], given: Mapping[str, str], tree: Branch, values: dict[str, str]
+    ) -> dict[str, tuple[str | None, str]]:
+        """See `Bound.changes`; a choice is compared with what the choices above it give.
+
+        Presets and changes determine `values`: going down the tree, whatever is not among the
+        changes is what the presets and the choices above it give.
+        """
+        chosen = {
+            node.path: given[node.path]
+            for node in walk(tree)
+            if isinstance(node, Branch) and node.choices is not None and node.path in given
+        }
+        without: dict[str, str | None] = {**self._texts(presets, chosen)}
+        for path in chosen.keys() - {self.kind}:
+            others = {name: choice for name, choice in chosen.items() if name != path}
+            without[path] = self._texts(presets, others).get(path)
+        return {
+            path: (without.get(path), value)
+            for path, value in values.items()
+            if path != self.kind and without.get(path) != value
+        }
+
+    def _dropped(
+        self, presets: list[Level], given: Mapping[str, str], resolver: Resolver, tree: Branch
+    ) -> dict[str, str]:
+        """See `Bound.dropped`."""
+        known = {node.path for node in walk(tree)}
+        sources: dict[str, dict[str, None]] = {}
+        for preset in presets:
+            for path in preset.values:
+                if path in resolver.idle:
+                    sources.setdefault(path, {})[preset.source] = None
+                elif path not in resolver.read:
+                    starts = itertools.accumulate(path.split("."), "{}.{}".format)
+                    unknown = next(start for start in starts if start not in known)
+                    replaced = unknown.rpartition(".")[0] in given
+                    if not (replaced and self._is_whole(preset)):
+                        sources.setdefault(unknown, {})[preset.source] = None
+        return {path: ", ".join(names) for path, names in sources.items()}
+
+    def _texts(self, presets: list[Level], chosen: Mapping[str, str]) -> dict[str, str]:
+        return texts(self._resolve([*presets, Level(chosen)])[0])
+
+    def _resolve(self, levels: list[Level]) -> tuple[Branch, Resolver]:
         resolver = Resolver(self.choices_of, levels)
-        return resolver.root(self.root, self.kind, self.doc), resolver.read
+        return resolver.root(self.root, self.kind, self.doc), resolver
 
     def _options(self, levels: list[Level]) -> Branch:
         return Resolver(self.choices_of, levels).root(self.options, "", "")
-
-
-def expand(argv: Sequence[str]) -> list[str]:
-    """`argv` with the lines of every `--flagfile=PATH` in its place."""
-    try:
-        return [*argv[:1], *absl_flags.FlagValues().read_flags_from_files(argv[1:])]
-    except absl_flags.Error as error:
-        raise ValueError(str(error)) from error
-
-
-def scan(argv: Sequence[str]) -> dict[str, str | None]:
-    """What `argv` seems to set, by flag name, before any flag is defined.
-
-    Without types nobody knows whether `--name next` is a switch and a leftover or a name and its
-    value: it is read as the latter. That is right for every choice.
-    """
-    found: dict[str, str | None] = {}
-    for word, following in itertools.pairwise([*argv[1:], "-"]):
-        name, equals, value = word.lstrip("-").partition("=")
-        if word.startswith("-"):
-            found[name] = value if equals else None if following.startswith("-") else following
-    return found
-
-
-class _TextParser(absl_flags.ArgumentParser):
-    """Leaves the text as it is: presets and flags are converted in one place, the tree."""
-
-    def __init__(self, syntactic_help: str):
-        self.syntactic_help = syntactic_help
-
-
-class _OnceFlag(absl_flags.Flag):
-    """A flag that is given at most once and never swallows the next flag as its value."""
-
-    def parse(self, argument: str) -> None:
-        if self.present:
-            raise ValueError(f"--{self.name} is given twice: {self.value!r} and {argument!r}")
-        if argument.startswith("--"):
-            raise ValueError(f"--{self.name} needs a value; received the flag {argument!r}")
-        super().parse(argument)
-
-
-class _HelpFlag(absl_flags.BooleanFlag):
-    """Prints all sections of flags and ends the program."""
-
-    def __init__(self, name: str, about: str, values: absl_flags.FlagValues, sections: list[str]):
-        super().__init__(name, False, "Print the flags of what was chosen so far.")
-        self._page = (about, values, sections)
-
-    def parse(self, argument: str) -> None:
-        about, values, sections = self._page
-        print("\n".join([about.rstrip(), *(values.module_help(name) for name in sections)]))
-        raise SystemExit(0)
-
-
-def _parse(argv: list[str], tree: Branch, options: Branch, about: str) -> dict[str, str]:
-    """Defines the flags of both trees, lets absl parse, gives what was set."""
-    values = absl_flags.FlagValues()
-    sections: list[str] = []
-    for section, node in [*_sections(options, "options"), *_sections(tree, "options")]:
-        absl_flags.DEFINE_flag(_flag(node), values, module_name=section)
-        values.register_key_flag_for_module(section, values[node.path])
-        if section not in sections:
-            sections.append(section)
-    for name in ("help", "helpfull", "h"):
-        absl_flags.DEFINE_flag(_HelpFlag(name, about, values, sections), values)
-    try:
-        leftover = values(argv)[1:]
-    except absl_flags.UnrecognizedFlagError as error:
-        name = error.flagname
-        raise ValueError(f"unknown flag --{name}{hint(name, tree, _names(options))}") from None
-    except absl_flags.Error as error:
-        raise ValueError(str(error)) from error
-    if leftover:
-        raise ValueError(f"unexpected argument {leftover[0]!r}; flags are --name=value")
-    return {name: values[name].value for name in values if values[name].present}
-
-
-def _first_unknown(path: str, tree: Branch) -> str:
-    known = {node.path for node in walk(tree)}
-    ends = itertools.accumulate(path.split("."), "{}.{}".format)
-    return next(start for start in ends if start not in known)
-
-
-def _names(options: Branch) -> list[str]:
-    return [*options.children, "help"]
-
-
-def _sections(node: Branch, section: str) -> Iterator[tuple[str, Leaf | Branch]]:
-    """Every node that has a flag, under the heading of the branch that it belongs to."""
-    if node.path:
-        yield section, node
-    if node.path and node.children:
-        section = f"{node.path}={node.name}" if node.choices else node.path
-        section = f"{section} - {summary(node.cls).rstrip('.')}"
-    for child in node.children.values():
-        if isinstance(child, Branch):
-            yield from _sections(child, section)
-        else:
-            yield section, child
-
-
-def _flag(node: Leaf | Branch) -> absl_flags.Flag:
-    if isinstance(node, Branch):
-        default, boolean = node.name, False
-    else:
-        default = None if node.raw is MISSING else text(node.value())
-        boolean = node.annotation is bool
-    is_required = isinstance(node, Leaf) and default is None
-    syntax = f"required; {node.expected}" if is_required else node.expected
-    parser, serializer = _TextParser(syntax), absl_flags.ArgumentSerializer()
-    return _OnceFlag(parser, serializer, node.path, default, node.doc, boolean=boolean)

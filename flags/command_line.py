@@ -1,4 +1,4 @@
-"""What the programs share: presets, and errors of one line."""
+"""What the programs share: presets, and errors that are read at a glance."""
 
 import dataclasses
 import difflib
@@ -10,7 +10,11 @@ from typing import Any
 
 import yaml
 
-from flags.binding import Binding, Bound, expand, scan
+from flags.binding import Binding, Bound
+from flags.folders import file_name
+from flags.parsing import expand, scan
+from flags.resolve import flatten
+from flags.tree import Level
 from flags.values import is_none
 
 PRESETS = Path(__file__).parent / "presets"
@@ -19,10 +23,11 @@ ABOUT = "about"
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """A configuration as a document.
+    """A configuration, or a change to one, as a document.
 
     Args:
-        name: The file's name without its ending.
+        name: The file's name without its ending; of a file that is not in the folder of presets,
+            with a hash of what it says.
         file: The file's name, for messages.
         about: Its `about:` section: paper, command, hours, expected numbers.
         values: Everything else: nested plain values of fields.
@@ -62,21 +67,54 @@ def read_preset(name: str, folder: Path = PRESETS) -> Preset:
     if not isinstance(values, dict):
         raise ValueError(f"{path.name}: expected a mapping of fields; received {values!r}")
     about = values.pop(ABOUT, {})
-    return Preset(path.stem, path.name, about, values)
+    shipped = path.resolve().parent == folder.resolve()
+    own_name = path.stem if shipped else file_name(path.stem, repr(flatten(values)))
+    return Preset(own_name, path.name, about, values)
+
+
+def read_presets(names: str | None, folder: Path = PRESETS) -> list[Preset]:
+    """The presets of a list with commas, in its order; none for "none".
+
+    Raises:
+        ValueError: See `read_preset`, or one is named twice.
+        FileNotFoundError: There is no file at a path.
+    """
+    if is_none(names):
+        return []
+    presets = [read_preset(name.strip(), folder) for name in names.split(",")]
+    for number, preset in enumerate(presets):
+        if preset in presets[:number]:
+            raise ValueError(f"--preset: {preset.name} is given twice; received {names!r}")
+    return presets
+
+
+def preset_names(folder: Path = PRESETS) -> list[str]:
+    """What `--preset` knows by name."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def differences(bound: Bound) -> str:
+    """A table of what the flags change: setting, what it was, what it is here."""
+    base = f"preset {bound.preset}" if bound.preset else "the defaults"
+    if not bound.changes:
+        return f"nothing differs from {base}"
+    rows = [("setting", "preset" if bound.preset else "default", "here")]
+    rows += [(path, there or "-", here) for path, (there, here) in bound.changes.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n  ".join([f"differs from {base}:", *lines])
 
 
 def configure(binding: Binding, argv: Sequence[str], folder: Path = PRESETS) -> Bound:
-    """Reads a command line over the preset that it names with `--preset`, if it names one.
+    """Reads a command line over the presets that it names with `--preset`, if it names any.
 
     Raises:
-        ValueError: See `Binding.bind` and `read_preset`.
-        FileNotFoundError: The preset's file does not exist.
+        ValueError: See `Binding.bind` and `read_presets`.
+        FileNotFoundError: A preset's file does not exist.
     """
-    name = scan(expand(argv)).get("preset")
-    if is_none(name):
-        return binding.bind(argv)
-    preset = read_preset(name, folder)
-    return binding.bind(argv, preset.values, preset.file)
+    presets = read_presets(scan(expand(argv)).get("preset"), folder)
+    bound = binding.bind(argv, [Level(flatten(each.values), each.file) for each in presets])
+    return dataclasses.replace(bound, preset=",".join(each.name for each in presets))
 
 
 def run(
@@ -87,15 +125,19 @@ def run(
 ) -> int:
     """Runs `main(argv)`; an expected error becomes one line on stderr.
 
+    Below it stand the error's notes of one line (`add_note`), indented; longer ones are output of
+    other programs that was kept for `--debug`.
+
     Args:
         program: The name that starts the line.
         main: Does the work.
         argv: The program's name, then its arguments; `--debug` shows tracebacks.
         expected_errors: Gives further exception types besides ValueError and OSError; called
-            only after a failure, so it may import.
+            only after a failure, so it may import. An `exit_code` of theirs says that it is no
+            error.
 
     Returns:
-        The exit code: 0, 1 after an error, 130 after an interruption.
+        The exit code: 0, 1 after an error, 130 after an interruption, or the exception's own.
     """
     try:
         main(list(argv))
@@ -107,8 +149,12 @@ def run(
         if "--debug" in argv or "--debug=true" in argv:
             traceback.print_exc()
         message = " ".join(str(error).split()) or type(error).__name__
-        print(f"{program}: error: {message}", file=sys.stderr)
-        return 1
+        code = getattr(error, "exit_code", None)
+        print(f"{program}: {'error: ' if code is None else ''}{message}", file=sys.stderr)
+        for note in getattr(error, "__notes__", ()):
+            if "\n" not in note:
+                print(f"  {note}", file=sys.stderr)
+        return 1 if code is None else code
     return 0
 
 

@@ -3,6 +3,10 @@
 When a level chooses another class for a node than the level below it, the fields that the lower
 level set there stay if the new class has fields of the same names, and are dropped otherwise;
 the values of a default instance stay only where the class is still that instance's.
+
+A field may say that it has an effect only beside a certain value of another field of its class:
+`field(metadata={"only_with": {"rewind": "reset"}})`. Where a preset sets it and something else
+sets the other field otherwise, the preset's value is dropped as well.
 """
 
 import dataclasses
@@ -48,12 +52,14 @@ class Resolver:
         levels: What the sources say, lowest precedence first; all are above the defaults.
 
     `read` collects the paths that were looked at: whatever else a level says is not in the tree.
+    `idle` collects the paths of fields that the other fields of their class leave no effect.
     """
 
     def __init__(self, choices_of: Choices, levels: list[Level]):
         self._choices_of = choices_of
         self._levels = levels
         self.read: set[str] = set()
+        self.idle: set[str] = set()
 
     def root(self, base: type, path: str, doc: str, default: Any = MISSING) -> Branch:
         """The tree of a whole configuration, whose fields have no prefix."""
@@ -119,7 +125,20 @@ class Resolver:
                 (path, *short_for_first),
             )
             short_for_first = ()
-        return children
+        return {**children, **self._without_effect(cls, children)}
+
+    def _without_effect(self, cls, children) -> dict[str, Leaf]:
+        """The leaves that `only_with` sets back to their defaults."""
+        idle = {}
+        for field in dataclasses.fields(cls):
+            for name, wanted in field.metadata.get("only_with", {}).items():
+                leaf, other = children[field.name], children[name]
+                by_a_preset = leaf.level is not None and leaf.level.source
+                beside = other.level is not leaf.level and other.raw is not MISSING
+                if by_a_preset and beside and other.value() != wanted:
+                    idle[field.name] = dataclasses.replace(leaf, raw=_default(field), level=None)
+                    self.idle.add(leaf.path)
+        return idle
 
     def _said(self, paths: Iterable[str], only_settled: bool = False) -> tuple[Level | None, Any]:
         """The highest level that says something under one of `paths`, and what it says."""

@@ -138,9 +138,14 @@ def build(node: Leaf | Branch) -> Any:
 
 
 def texts(tree: Branch) -> dict[str, str]:
-    """Every choice and every plain value of a tree as a text, by dotted path."""
+    """Every choice and every plain value of a tree as a text, by dotted path.
+
+    A required value that nobody gave is left out.
+    """
     flat = {}
     for node in walk(tree):
+        if isinstance(node, Leaf) and node.raw is MISSING:
+            continue
         value = text(node.value()) if isinstance(node, Leaf) else node.name
         if value is not None:
             flat[node.path] = value
@@ -167,6 +172,17 @@ def hint(path: str, tree: Branch, also: Iterable[str] = ()) -> str:
     same_end = [name for name in known if name.endswith(f".{path}")]
     close = same_end or difflib.get_close_matches(path, known, n=1)
     return f"; did you mean {' or '.join(close[:3])}?" if close else ""
+
+
+def elsewhere(path: str, tree: Branch) -> bool:
+    """Whether `path`, which is not in `tree`, would exist after another choice in it."""
+    for node in walk(tree):
+        if isinstance(node, Branch) and path.startswith(node.prefix):
+            field = path.removeprefix(node.prefix).partition(".")[0]
+            others = node.choices.values() if node.choices is not None else ()
+            if field not in node.children and any(field in _field_names(cls) for cls in others):
+                return True
+    return False
 
 
 def _field_names(cls: type) -> list[str]:

@@ -12,10 +12,10 @@ from experiments.iterative_pruning import IterativePruning
 from experiments.training import Session, Training
 from rst_tf import FGSM, RobustTrainer, Ticket, initialize
 from rst_tf.data import batches
-from rst_tf.layers import masked_kernels
 from rst_tf.models import masked_parts
 from rst_tf.optimizers import SGD
 from rst_tf.random import subseed
+from rst_tf.traversal import masked_kernels
 
 every_run = pytest.mark.parametrize("name", TABLE)
 

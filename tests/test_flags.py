@@ -14,7 +14,9 @@ import pytest
 from experiments import experiment as real
 from flags import command_line
 from flags.binding import Binding
-from flags.resolve import values_of
+from flags.folders import LONGEST, file_name, move_aside, settings_name
+from flags.resolve import flatten, values_of
+from flags.tree import Level
 from flags.values import convert, field_docs, optional, text
 from rst_tf.registry import choices_of
 
@@ -156,11 +158,19 @@ class Dense(Shared):
         objective: What is trained on.
         steps: Optimiser steps, or "12ep".
         augment: Flip and crop.
+        ordered: Sort the examples.
+        order: By what, if they are sorted.
     """
 
     objective: Objective = dataclasses.field(default_factory=Natural)
     steps: int | str = "12ep"
     augment: bool = False
+    ordered: bool = True
+    order: str = dataclasses.field(default="name", metadata={"only_with": {"ordered": True}})
+
+    def __post_init__(self):
+        if not self.ordered and self.order != "name":
+            raise ValueError("order has an effect only with ordered")
 
 
 REGISTRIES = {
@@ -186,17 +196,19 @@ class Options:
 TOY = Binding(Experiment, "experiment", REGISTRIES.get, Options, "Usage of toy.", "What to run.")
 
 
-def bind(*arguments, preset=None):
-    return TOY.bind(["toy", *arguments], preset, "toy.yaml")
+def bind(*arguments, preset=None, overlay=None):
+    levels = [("toy.yaml", preset), ("over.yaml", overlay)]
+    given = [Level(flatten(values), name) for name, values in levels if values is not None]
+    return TOY.bind(["toy", *arguments], given)
 
 
-def config(*arguments, preset=None):
-    return bind(*arguments, preset=preset).config
+def config(*arguments, **presets):
+    return bind(*arguments, **presets).config
 
 
-def error(*arguments, preset=None):
+def error(*arguments, **presets):
     with pytest.raises(ValueError) as caught:
-        bind(*arguments, preset=preset)
+        bind(*arguments, **presets)
     return str(caught.value)
 
 
@@ -219,7 +231,7 @@ def test_values_as_flags_give_the_same_configuration(made):
     bound = bind(*(f"--{path}={value}" for path, value in flat.items()))
     assert bound.config == made
     assert bound.values == flat
-    assert bound.dropped == ()
+    assert bound.dropped == {}
 
 
 @pytest.mark.parametrize("made", CONFIGS, ids=lambda made: repr(made)[:60])
@@ -320,18 +332,271 @@ def test_flags_over_preset_over_defaults(preset, given, path, value):
     assert bound.values[path] == value
 
 
-def test_what_the_flags_choices_leave_no_place_for_is_reported():
-    preset = {
-        "experiment": "pruning",
-        "objective": {"name": "trades", "beta": 3, "attack": {"epsilon": 0.2, "steps": 4}},
-    }
-    bound = bind("--objective=adversarial", "--objective.attack=fgsm", preset=preset)
-    assert bound.config == Pruning(objective=Adversarial(FGSM(0.2)))
-    assert bound.dropped == ("objective.beta", "objective.attack.steps")
-    assert bind("--objective=natural", preset=preset).dropped == (
-        "objective.beta",
-        "objective.attack",
-    )
+ATTACKED = {
+    "experiment": "pruning",
+    "objective": {"name": "trades", "beta": 3, "attack": {"epsilon": 0.2, "steps": 4}},
+}
+DROPPED = [  # (flags, preset, overlay, what is reported)
+    # a thing that a flag replaces takes its settings along
+    (["--objective=adversarial", "--objective.attack=fgsm"], ATTACKED, None, {}),
+    (["--objective=natural"], ATTACKED, None, {}),
+    # another experiment is told, and so is all that an overlay cannot change
+    (["--experiment=dense"], {"experiment": "pruning", "rounds": 3}, None, {"rounds": "toy.yaml"}),
+    (
+        ["--objective=natural"],
+        ATTACKED,
+        {"objective": {"beta": 2}},
+        {"objective.beta": "over.yaml"},
+    ),
+    (
+        [],
+        {**ATTACKED, "objective": "natural"},
+        {"objective": {"attack": {"epsilon": 0.1, "steps": 2}}, "rounds": 2},
+        {"objective.attack": "over.yaml"},
+    ),
+    (
+        ["--experiment=dense"],
+        {"experiment": "pruning", "rounds": 3},
+        {"rounds": 4},
+        {"rounds": "toy.yaml, over.yaml"},
+    ),
+    # a preset that another preset replaces in part
+    (
+        [],
+        ATTACKED,
+        {"experiment": "dense", "objective": "natural"},
+        {"objective.beta": "toy.yaml", "objective.attack": "toy.yaml"},
+    ),
+    # only_with
+    (["--ordered=false"], {"experiment": "dense", "order": "size"}, None, {"order": "toy.yaml"}),
+    ([], {"experiment": "dense", "ordered": False}, {"order": "size"}, {"order": "over.yaml"}),
+    ([], {"experiment": "dense"}, {"order": "size"}, {}),
+    ([], {"experiment": "dense", "ordered": True}, {"order": "size"}, {}),
+]
+
+
+@pytest.mark.parametrize(("given", "preset", "overlay", "dropped"), DROPPED)
+def test_what_a_preset_sets_in_vain_is_reported(given, preset, overlay, dropped):
+    bound = bind(*given, preset=preset, overlay=overlay)
+    assert bound.dropped == dropped
+    for path in dropped:
+        assert path not in bound.values or bound.values[path] == "name"  # the default of `order`
+
+
+def test_a_field_without_effect_is_refused_where_flags_or_one_preset_set_it():
+    refusal = "order has an effect only with ordered"
+    assert refusal in error("--experiment=dense", "--noordered", "--order=size")
+    assert refusal in error("--order=size", preset={"experiment": "dense", "ordered": False})
+    assert refusal in error(preset={"experiment": "dense", "ordered": False, "order": "size"})
+
+
+@pytest.mark.parametrize(("order", "reverse"), [("size", True), ("name", False)])
+def test_only_with_beside_a_value_that_a_flag_has_to_give(order, reverse):
+    @dataclasses.dataclass(frozen=True)
+    class Sorting(Experiment):
+        order: str
+        reverse: bool = dataclasses.field(default=False, metadata={"only_with": {"order": "size"}})
+
+    binding = dataclasses.replace(TOY, choices_of={Experiment: {"sorting": Sorting}}.get)
+    preset = Level({"experiment": "sorting", "reverse": True}, "toy.yaml")
+    bound = binding.bind(["toy", f"--order={order}"], [preset])
+    assert bound.config == Sorting(order, reverse)
+    assert bound.dropped == ({} if reverse else {"reverse": "toy.yaml"})
+
+
+OVERLAYS = [  # (preset, overlay, flags, path, text)
+    ({"rounds": 7}, {"rounds": 8}, [], "rounds", "8"),
+    ({"rounds": 7}, {"rounds": 8}, ["--rounds=9"], "rounds", "9"),
+    ({"rounds": 7}, {"seed": 8}, [], "rounds", "7"),
+    ({}, {"objective": {"attack": {"steps": 2}}}, [], "objective.attack.steps", "2"),
+    ({"data": "mnist"}, {"data": {"validation": 0.5}}, [], "data.source", "mnist"),
+    (
+        {"evaluation": {"name": "fgsm", "epsilon": 0.5}},
+        {"evaluation": "pgd"},
+        [],
+        "evaluation.epsilon",
+        "0.5",
+    ),
+    ({"rounds": 7}, {"experiment": "dense", "steps": 5}, [], "steps", "5"),
+]
+
+
+@pytest.mark.parametrize(("preset", "overlay", "given", "path", "value"), OVERLAYS)
+def test_a_later_preset_overrides_an_earlier_one(preset, overlay, given, path, value):
+    bound = bind(*given, preset={"experiment": "pruning", **preset}, overlay=overlay)
+    assert bound.values[path] == value
+
+
+OVERLAY_ERRORS = [  # (preset, overlay, flags, what the message contains)
+    ({"experiment": "pruning"}, {"round": 3}, [], ["over.yaml: unknown key round; did you mean"]),
+    ({"experiment": "pruning"}, {"round": 3}, ["--rounds=3"], ["over.yaml: unknown key round"]),
+    ({"experiment": "pruning"}, {"rounds": "x"}, ["--rounds=3"], ["over.yaml: rounds: expected"]),
+    (ATTACKED, {"objective": {"attack": {"step": 3}}}, ["--objective=natural"], ["over.yaml: unk"]),
+    # a whole preset is right by itself, or wrong
+    (
+        {"experiment": "pruning", "objective": {"name": "adversarial", "attack": "pgd"}},
+        {"experiment": "pruning", "objective": {"warmup": 3}},
+        [],
+        ["over.yaml: unknown key objective.warmup; warmup exists with objective=adversarial"],
+    ),
+    (ATTACKED, {"experiment": "dense", "rounds": 3}, [], ["over.yaml: unknown key rounds"]),
+    ({"seed": 3}, {"experiment": "dense"}, [], ["toy.yaml changes another preset: name it after"]),
+    (None, {"seed": 3}, [], ["--experiment is required, for over.yaml only changes", "pruning, d"]),
+    ({"rounds": 3}, {"seed": 3}, [], ["--experiment is required, for over.yaml only"]),
+]
+
+
+@pytest.mark.parametrize(("preset", "overlay", "given", "parts"), OVERLAY_ERRORS)
+def test_a_wrong_overlay_is_named(preset, overlay, given, parts):
+    message = error(*given, preset=preset, overlay=overlay)
+    assert [part for part in parts if part not in message] == [], message
+
+
+# ---------------------------------------------------------------- what flags change
+
+CHANGES = [  # (flags, preset, changes)
+    ([], ATTACKED, {}),
+    (["--rounds=5", "--objective.beta=3", "--objective=trades"], ATTACKED, {}),
+    (["--rounds=6"], ATTACKED, {"rounds": ("5", "6")}),
+    (["--objective.beta=1/2"], ATTACKED, {"objective.beta": ("3.0", "0.5")}),
+    (["--data=mnist"], ATTACKED, {"data.source": ("fashion_mnist", "mnist")}),
+    # only the choice is told, not what comes with it
+    (["--objective=natural"], ATTACKED, {"objective": ("trades", "natural")}),
+    (
+        ["--objective=adversarial", "--objective.attack=pgd", "--objective.warmup=3"]
+        + ["--objective.attack.steps=9"],
+        ATTACKED,
+        {
+            "objective": ("trades", "adversarial"),
+            "objective.attack": (None, "pgd"),
+            "objective.attack.steps": ("4", "9"),
+            "objective.warmup": ("0", "3"),
+        },
+    ),
+    (
+        ["--evaluation=pgd", "--evaluation.epsilon=.5"],
+        ATTACKED,
+        {"evaluation": ("none", "pgd"), "evaluation.epsilon": (None, "0.5")},
+    ),
+    (["--extra=none"], {"experiment": "pruning", "extra": "mnist"}, {"extra": (None, "none")}),
+    (["--experiment=dense"], ATTACKED, {}),
+    (["--experiment=dense", "--steps=3"], ATTACKED, {"steps": ("12ep", "3")}),
+    # a new objective's attack is compared with what that objective would have
+    (
+        ["--experiment=pruning", "--objective=adversarial", "--objective.attack=fgsm"]
+        + ["--objective.attack.epsilon=.1"],
+        {"experiment": "dense"},
+        {
+            "objective": ("trades", "adversarial"),
+            "objective.attack": (None, "fgsm"),
+            "objective.attack.epsilon": (None, "0.1"),
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "preset", "changes"), CHANGES)
+def test_changes_are_what_differs_from_the_presets(given, preset, changes):
+    assert bind(*given, preset=preset).changes == changes
+
+
+def commands():
+    """Command lines that differ in one or several values, over one preset each."""
+    single = [
+        [],
+        ["--rounds=6"],
+        ["--rounds=66"],
+        ["--seed=6"],
+        ["--hidden=6"],
+        ["--hidden=6,6"],
+        ["--hidden="],
+        ["--densities=.5"],
+        ["--data=npz:a/mnist.npz"],
+        ["--data=npz:b/mnist.npz"],
+        ["--data=npz:b/mnist"],
+        ["--data=seed=6"],
+        ["--data=x,seed=6"],
+        ["--data.validation=.5"],
+        ["--extra=none,rounds=6"],
+        ["--extra=none,rounds=66"],
+        ["--evaluation=fgsm", "--evaluation.epsilon=.5"],
+        ["--evaluation=pgd", "--evaluation.epsilon=.5"],
+        ["--evaluation=pgd", "--evaluation.epsilon=.25"],
+        ["--objective=natural"],
+        ["--objective.attack.epsilon=.5"],
+        ["--objective.attack=fgsm"],
+        ["--objective.attack=fgsm", "--objective.attack.epsilon=.5"],
+        ["--objective=adversarial"],
+        ["--objective=adversarial", "--objective.attack.epsilon=.5"],
+        ["--objective=adversarial", "--objective.attack=fgsm"],
+        ["--objective=adversarial", "--objective.warmup=" + "1" * 200],
+        ["--objective=adversarial", "--objective.warmup=" + "1" * 199 + "2"],
+        ["--objective=adversarial", "--objective.warmup=2ep"],
+    ]
+    names = [{word.partition("=")[0] for word in given} for given in single]
+    pairs = [
+        [*one, *other]
+        for i, one in enumerate(single)
+        for j, other in enumerate(single)
+        if i < j and not names[i] & names[j]
+    ]
+    return single + pairs
+
+
+@pytest.mark.parametrize("preset", [ATTACKED, {"experiment": "pruning"}], ids=["own", "defaults"])
+def test_same_settings_same_name_and_different_settings_different_name(preset):
+    named = {}
+    for given in commands():
+        try:
+            bound = bind(*given, preset=preset)
+        except ValueError:  # a flag of a choice that is not made
+            continue
+        changes = {path: here for path, (_, here) in bound.changes.items()}
+        name = settings_name("toy", changes, bound.values)
+        assert len(name) <= LONGEST and "/" not in name
+        assert named.setdefault(name, bound.config) == bound.config
+    assert len(set(map(repr, named.values()))) == len(named) > 100
+
+
+NAMES = [  # (preset, changes, name)
+    ("", {}, "default"),
+    ("quick_start", {}, "quick_start"),
+    ("quick_start,legacy", {"rounds": "3", "seed": "1"}, "quick_start,legacy,rounds=3,seed=1"),
+    ("q", {"network.hidden": "300,100"}, "q,hidden=300,100"),
+    ("q", {"objective": "natural"}, "q,objective=natural"),
+    ("q", {"objective.attack.steps": "3"}, "q,objective.attack.steps=3"),
+    ("q", {"evaluation.attack.steps": "3"}, "q,evaluation.attack.steps=3"),
+    ("q", {"objective.attack.loss": "ce"}, "q,loss=ce"),
+    ("q", {"objective.seed": "3"}, "q,objective.seed=3"),
+    ("q", {"teacher.network.width": "3"}, "q,teacher.network.width=3"),
+    ("q", {"masks_from": "runs/a b"}, "q,masks_from=ab~"),
+    ("q", {"masks_from": ".."}, "q,masks_from=..~"),
+]
+PATHS = ["rounds", "seed", "masks_from", "network", "network.hidden", "objective", "objective.seed"]
+PATHS += ["objective.attack", "objective.attack.steps", "objective.attack.loss"]
+PATHS += ["evaluation.attack", "evaluation.attack.steps"]
+PATHS += ["teacher.network.width", "student.width"]  # network is a whole path
+
+
+@pytest.mark.parametrize(("preset", "changes", "name"), NAMES)
+def test_a_name_is_as_short_as_it_is_clear(preset, changes, name):
+    found = settings_name(preset, changes, PATHS)
+    assert found.startswith(name) if "~" in name else found == name
+
+
+def test_a_long_name_is_cut_and_still_its_own():
+    changes = {f"setting_{number}": "1" for number in range(20)}
+    names = [settings_name("q", changes | {f"setting_{n}": "2"}, changes) for n in range(20)]
+    assert set(map(len, names)) == {LONGEST} and len(set(names)) == 20
+
+
+@pytest.mark.parametrize(
+    "value", ["a/b", "b", "c/b", "", "a b", "ab", "x" * 61, "x" * 62, "~", "é"]
+)
+def test_what_is_no_file_name_becomes_one(value):
+    others = {"a/b", "b", "c/b", "", "a b", "ab", "x" * 61, "x" * 62, "~", "é"} - {value}
+    assert file_name(value) not in set(map(file_name, others))
+    assert len(file_name(value)) <= 60 and not set(file_name(value)) & set("/ é=")
 
 
 def test_typed_values_and_options():
@@ -627,22 +892,40 @@ class Counting(Experiment):
     Args:
         upto: How far.
         fail: How to end.
+        seed: Counts too.
+        fail_at: The seed that fails.
     """
 
     upto: int = 3
     fail: str = ""
+    seed: int = 0
+    fail_at: int = 0
 
     def run(self, workdir):
         errors = {
             "value": ValueError("two\\n  lines"), "os": PermissionError(13, "Permission denied"),
             "run": RunError("masked weights moved"), "stop": KeyboardInterrupt(),
-            "bug": KeyError("bug"), "mute": ValueError(),
+            "bug": KeyError("bug"), "mute": ValueError(), "noted": RunError("made by another"),
+            "saved": RunError("SIGTERM: saved"),
         }
-        if self.fail:
+        for note in ("--rounds: 3 there, 5 here", "what another\\nprogram printed", "--seed: 1"):
+            errors["noted"].add_note(note)
+        errors["saved"].exit_code = 143
+        if self.fail and self.seed == self.fail_at:
             raise errors[self.fail]
-        print("ran", self.upto, workdir, type(workdir).__name__, os.environ["TF_CPP_MIN_LOG_LEVEL"])
+        quiet = os.environ["TF_CPP_MIN_LOG_LEVEL"]
+        print("ran", self.upto, self.seed, workdir, type(workdir).__name__, quiet)
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "results.csv").touch()
+        (workdir / "config.json").touch()
+
+@EXPERIMENTS.register("planned")
+@dataclasses.dataclass(frozen=True)
+class Planned(Counting):
+    """Knows beforehand."""
+
+    def plan(self, trials):
+        return f"{self.upto} things {trials} times"
 
 @EXPERIMENTS.register("idle")
 @dataclasses.dataclass(frozen=True)
@@ -652,7 +935,10 @@ class Idle(Experiment):
     def run(self, workdir):
         pass
 '''
-TOY_REPORT = 'def write(workdir, out=None):\n    print("reported", workdir)\n'
+TOY_REPORT = """
+def write_seeds(workdirs, out):
+    print("reported", *workdirs, "in", out)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -683,6 +969,7 @@ def program(tmp_path_factory):
             check=False,
         )
 
+    start.home = home
     return start
 
 
@@ -692,18 +979,21 @@ C = "--experiment=counting"
 @pytest.mark.parametrize(
     ("given", "upto", "workdir"),
     [
-        ([], 2, "runs/quick_start"),
+        ([], 2, "runs/counting/quick_start"),
         (["--workdir=here"], 2, "here"),
-        (["--upto=3"], 3, "runs/quick_start"),
-        (["--preset=quick_start", "--upto=5"], 5, "runs/quick_start"),
-        (["--preset", "flags/presets/quick_start.yaml"], 2, "runs/quick_start"),
-        ([C], 3, "runs/counting"),
+        (["--upto=3"], 3, "runs/counting/quick_start,upto=3"),
+        (["--preset=quick_start", "--upto=2"], 2, "runs/counting/quick_start"),
+        (["--preset", "flags/presets/quick_start.yaml"], 2, "runs/counting/quick_start"),
+        (["--flagfile=flagfile"], 2, "runs/counting/quick_start"),
+        ([C], 3, "runs/counting/default"),
         ([C, "--upto=4", "--workdir=a/b", "--debug"], 4, "a/b"),
     ],
 )
 def test_program_runs_and_reports(program, given, upto, workdir):
+    (program.home / "flagfile").write_text("--preset=quick_start\n")
     done = program(*given)
-    assert done.stdout.splitlines() == [f"ran {upto} {workdir} PosixPath 2", f"reported {workdir}"]
+    ran = [f"ran {upto} 0 {workdir} PosixPath 2", f"reported {workdir} in {workdir}/report"]
+    assert done.stdout.splitlines() == ran
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -715,8 +1005,15 @@ def test_program_runs_and_reports(program, given, upto, workdir):
         ([C, "--fail=run"], "error: masked weights moved", 1),
         ([C, "--fail=mute"], "error: ValueError", 1),
         ([C, "--fail=stop"], "interrupted", 130),
+        ([C, "--fail=saved"], "SIGTERM: saved\n", 143),
         ([C, "--upot=3"], "error: unknown flag --upot; did you mean upto?", 1),
+        ([C, "--trails=3"], "error: unknown flag --trails; did you mean trials?", 1),
+        ([C, "--trials=0"], "error: --trials must be at least 1; received trials=0", 1),
+        ([C, "--trials=two"], "error: --trials: expected a whole number", 1),
+        (["--experiment=idle", "--trials=2"], "error: --trials needs a seed, and idle has none", 1),
         (["--preset=quick"], "error: --preset: expected a path or one of quick_start; rece", 1),
+        (["--preset=quick_start,"], "error: --preset: expected a path or one of quick_start; r", 1),
+        (["--preset=quick_start,quick_start"], "error: --preset: quick_start is given twice", 1),
         (["--preset"], "error: ", 1),
     ],
 )
@@ -725,6 +1022,79 @@ def test_program_ends_with_one_line(program, given, line, code):
     assert done.stderr.startswith(f"run_experiments: {line}")
     assert done.stderr.count("\n") == 1
     assert (done.returncode, done.stdout) == (code, "")
+
+
+def test_program_prints_notes_of_one_line_below_the_error(program):
+    done = program(C, "--fail=noted")
+    assert done.stderr.splitlines() == [
+        "run_experiments: error: made by another",
+        "  --rounds: 3 there, 5 here",
+        "  --seed: 1",
+    ]
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "what another\nprogram printed" in program(C, "--fail=noted", "--debug").stderr
+
+
+def test_program_runs_trials_and_more_trials(program):
+    def lines(*seeds, folder="t", upto=3):
+        folders = [f"{folder}/seed_{seed}" for seed in seeds]
+        pairs = zip(seeds, folders, strict=True)
+        ran = [f"ran {upto} {seed} {folder} PosixPath 2" for seed, folder in pairs]
+        return [*ran, f"reported {' '.join(folders)} in {folder}/report"]
+
+    assert program(C, "--trials=2", "--workdir=t").stdout.splitlines() == lines(0, 1)
+    assert program(C, "--trials=3", "--workdir=t").stdout.splitlines() == lines(0, 1, 2)
+    assert program(C, "--trials=1", "--seed=4", "--workdir=t").stdout.splitlines() == lines(4)
+    for given in (["--trials=1", "--seed=3"], ["--trials=1", "--seed=3", "--upto=3"]):
+        named = lines(3, folder="runs/counting/default,seed=all")
+        assert program(C, *given).stdout.splitlines() == named
+    single = program(C, "--workdir=t")
+    assert "workdir t holds trials; go on with them by --trials=N" in single.stderr
+    program(C, "--workdir=one")
+    assert "workdir one holds a single run" in program(C, "--workdir=one", "--trials=2").stderr
+
+
+def test_program_says_which_trial_failed(program):
+    done = program(C, "--trials=3", "--fail=run", "--fail_at=1", "--workdir=f")
+    assert done.stdout.splitlines() == ["ran 3 0 f/seed_0 PosixPath 2"]
+    assert done.stderr.splitlines() == [
+        "run_experiments: error: masked weights moved",
+        "  in trial 2 of 3, f/seed_1",
+    ]
+
+
+def test_program_tells_what_a_run_would_take_and_leaves_no_trace(program):
+    before = sorted(program.home.rglob("*"))
+    done = program("--preset=quick_start", "--dry_run", "--upto=5", "--trials=3", "--seed=2")
+    assert done.stdout.splitlines() == [
+        "differs from preset quick_start:",
+        "  setting  preset  here",
+        "  upto     2       5",
+        "  seed     0       2",
+        "",
+        "workdir   runs/counting/quick_start,upto=5,seed=all",
+        "trials    3, seeds 2 to 4",
+        "counting cannot tell beforehand what it takes",
+    ]
+    done = program("--experiment=planned", "--dry_run", "--trials=3", "--force")
+    assert done.stdout.splitlines()[0] == "nothing differs from the defaults"
+    assert done.stdout.splitlines()[-1] == "3 things 3 times"
+    assert (done.returncode, done.stderr) == (0, "")
+    assert program("--experiment=planned", "--dry_run").stdout.endswith("3 things 1 times\n")
+    assert sorted(program.home.rglob("*")) == before
+
+
+def test_program_moves_an_older_run_aside(program):
+    for number in (1, 2):
+        program(C, "--workdir=w")
+        (program.home / "w" / "mine").write_text(str(number))
+        done = program(C, "--workdir=w", "--force")
+        assert done.stderr == f"run_experiments: moved w to w.old-{number}\n"
+        assert "ran 3 0 w" in done.stdout and not (program.home / "w" / "mine").exists()
+    old = [program.home / f"w.old-{number}" for number in (1, 2)]
+    assert [(path / "mine").read_text() for path in old] == ["1", "2"]
+    assert all((path / "results.csv").exists() for path in old)
+    assert program(C, "--workdir=new", "--force").stderr == ""
 
 
 def test_program_shows_tracebacks_of_bugs_and_on_demand(program):
@@ -737,16 +1107,88 @@ def test_program_shows_tracebacks_of_bugs_and_on_demand(program):
 
 def test_program_says_what_the_flags_leave_of_a_preset(program):
     done = program("--preset=quick_start", "--experiment=idle")
-    line = "run_experiments: the flags' choices have no upto, set by the preset\n"
+    line = "run_experiments: not used beside what was chosen: upto, set by quick_start.yaml\n"
     assert (done.returncode, done.stderr) == (0, line)
 
 
 def test_program_helps(program):
     done = program("--preset=quick_start", "--help")
+    assert "Presets: quick_start.\n\noptions:" in done.stdout
     assert "--upto: How far." in done.stdout
     assert "(default: '2')" in done.stdout
     assert "--workdir:" in done.stdout
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# ---------------------------------------------------------------- moving a run aside
+
+
+def workdir(folder, *files):
+    folder.mkdir(parents=True)
+    for file in files:
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).write_text(file)
+    return folder
+
+
+TRIAL = ("seed_0/config.json", "seed_0/.lock", "seed_1/config.json", "seed_1/.lock")
+
+
+@pytest.mark.parametrize("files", [("config.json",), ("config.json", ".lock", "x/y"), TRIAL])
+def test_a_run_goes_to_the_first_free_name_whole(tmp_path, files):
+    workdir(tmp_path / "w.old-1", "taken")
+    (tmp_path / "w.old-2").symlink_to("nowhere")
+    moved = move_aside(workdir(tmp_path / "w", *files))
+    assert moved == tmp_path / "w.old-3" and not (tmp_path / "w").exists()
+    assert all((moved / file).read_text() == file for file in files)
+    assert (tmp_path / "w.old-1" / "taken").exists()
+
+
+@pytest.mark.parametrize("files", [None, (), (".lock",), (".lock", "log")])
+def test_nothing_moves_where_there_is_no_run(tmp_path, files):
+    folder = tmp_path / "w"
+    if files is not None:
+        workdir(folder, *files)
+    assert move_aside(folder) is None
+    assert list(tmp_path.iterdir()) == ([] if files is None else [folder])
+
+
+def test_a_folder_that_is_no_run_stays(tmp_path, monkeypatch):
+    photos = workdir(tmp_path / "photos", "one.jpg", ".lock")
+    with pytest.raises(ValueError, match="photos has no config"):
+        move_aside(photos)
+    inside = workdir(tmp_path / "w", "config.json", "report/x")
+    monkeypatch.chdir(inside / "report")
+    for path in (inside, Path(".."), Path("../../w")):
+        with pytest.raises(ValueError, match="this process is inside"):
+            move_aside(path)
+    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.chdir(tmp_path)
+    assert move_aside(Path("w/report/..")) == Path("w.old-1")
+
+
+HOLD = """
+import fcntl, sys
+stream = open(sys.argv[1], "a+")
+fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(("files", "held"), [(("config.json",), ".lock"), (TRIAL, "seed_1/.lock")])
+def test_a_run_at_work_stays(tmp_path, files, held):
+    folder = workdir(tmp_path / "w", *files)
+    (folder / held).write_text("process 7 on host")
+    command = [sys.executable, "-c", HOLD, str(folder / held)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match=r"w(/seed_1)? is in use by process 7 on host"):
+            move_aside(folder)
+        assert folder.exists()
+        other.stdin.close()
+        other.wait()
+    assert move_aside(folder) == tmp_path / "w.old-1"
 
 
 # ---------------------------------------------------------------- the real experiments
@@ -776,7 +1218,7 @@ def test_help_of_every_experiment_loads_nothing_heavy(name):
     assert "heavy: [] code: 0" in done.stdout, done.stdout[-500:] + done.stderr
 
 
-REQUIRED = {"export": ["--source=runs/x"]}
+REQUIRED = {"export": ["--source=runs/x"], "import_published": ["--source=x"]}
 
 
 @pytest.mark.parametrize("name", real.EXPERIMENTS)
@@ -813,7 +1255,7 @@ def test_every_field_of_every_configuration_is_documented():
 
 
 def test_the_machinery_names_neither_library_nor_experiments():
-    for file in ["values.py", "tree.py", "resolve.py", "binding.py"]:
+    for file in ["values.py", "tree.py", "resolve.py", "parsing.py", "binding.py", "folders.py"]:
         source = (ROOT / "flags" / file).read_text()
         assert "rst_tf" not in source
         assert "import experiments" not in source and "from experiments" not in source
