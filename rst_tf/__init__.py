@@ -18,7 +18,7 @@ _HOME = {
     "MaskedDepthwiseConv2D": "layers",
     "MaskedSeparableConv2D": "layers",
     "MaskedEinsumDense": "layers",
-    "masked_kernels": "layers",
+    "masked_kernels": "traversal",
     "Normalization": "normalization",
     "initialize": "initializers",
     "Ticket": "ticket",

@@ -6,8 +6,8 @@ import sys
 import keras
 import numpy as np
 
-from rst_tf.layers import masked_kernels, masked_layers
 from rst_tf.tensorboard import Board
+from rst_tf.traversal import masked_kernels, masked_layers
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
@@ -52,13 +52,19 @@ class MaskGuard(keras.callbacks.Callback):
     def check(self) -> None:
         """Raises FloatingPointError, naming the layer, if a law is broken."""
         for masked, mask, pruned in zip(self._kernels, self._masks, self._pruned, strict=True):
-            masked.check()
             if masked.scores is not None:
+                self._check_search(masked)
                 continue
             if not np.array_equal(mask, masked.mask.numpy()):
                 raise FloatingPointError(f"the mask of {masked.name} changed during the training")
             if self._pruned_bits(masked) != pruned:
                 raise FloatingPointError(f"pruned weights of {masked.name} moved in the training")
+
+    def _check_search(self, masked) -> None:
+        try:
+            masked.check()
+        except RuntimeError as error:
+            raise FloatingPointError(str(error)) from error
 
     def _pruned_bits(self, masked) -> bytes:
         if masked.scores is not None:

@@ -58,9 +58,9 @@ class Evaluator:
             self._classes = clean.shape[-1]
             y = tf.minimum(y, self._classes - 1)  # those beyond are refused below, in words
             if attack is None:
-                return *_judged(clean, y), *_judged(clean, y)
+                return *_judged(clean, y, x), *_judged(clean, y, x)
             x_adv = attack(logits, x, y, seed=seed, index=index)
-            return *_judged(clean, y), *_judged(logits(x_adv), y)
+            return *_judged(clean, y, x), *_judged(logits(x_adv), y, x_adv)
 
         self._measure = measure
 
@@ -74,7 +74,7 @@ class Evaluator:
 
         Raises:
             ValueError: Images outside [0, 1], labels out of range or not integers, lengths that
-                differ, no images, or logits that are not finite.
+                differ, no images, or logits or adversarial images that are not finite.
         """
         x, y = np.asarray(x, np.float32), np.asarray(y)
         _check(x, y)
@@ -90,10 +90,14 @@ class Evaluator:
             raise ValueError(
                 f"y must be labels below {self._classes}, the number of logits; received {y.max()}"
             )
-        if not np.isfinite(loss).all():
-            raise ValueError(f"logits are not finite for {int((~np.isfinite(loss)).sum())} images")
+        _check_finite(loss, "logits are not finite for {} images")
         if self.attack is None:
             return Evaluation(loss, correct)
+        _check_finite(
+            robust_loss,
+            f"{self.attack} gave images or logits that are not finite for {{}} images; the model's "
+            "gradients are NaN or infinite there",
+        )
         return Evaluation(loss, correct, robust_loss, robust)
 
 
@@ -112,12 +116,21 @@ def robust_accuracy(model, x, y, attack: Attack, *, seed=0, batch_size=500) -> f
     return evaluate(model, x, y, attack, seed=seed, batch_size=batch_size).robust_accuracy
 
 
-def _judged(logits, y):
+def _judged(logits, y, images):
+    """Loss, NaN where the images are (a maximum over pixels may pass NaN over), and correctness."""
     import tensorflow as tf
 
     from rst_tf.attacks._losses import cross_entropy
 
-    return cross_entropy(logits, y), tf.argmax(logits, -1, output_type=tf.int32) == y
+    finite = tf.reduce_all(tf.math.is_finite(images), range(1, len(images.shape)))
+    loss = tf.where(finite, cross_entropy(logits, y), float("nan"))
+    return loss, tf.argmax(logits, -1, output_type=tf.int32) == y
+
+
+def _check_finite(losses: np.ndarray, message: str) -> None:
+    wrong = int((~np.isfinite(losses)).sum())
+    if wrong:
+        raise ValueError(message.format(wrong))
 
 
 def _filled(batch: np.ndarray, size: int) -> np.ndarray:

@@ -109,23 +109,37 @@ def initialize(network, seed: int, kernel: str = "glorot_uniform") -> None:
 
     Kernels get the named initialiser from the stream (seed, "kernel", position), scores U(-b, b)
     with b = 1/sqrt(fan_in of the group) from (seed, "scores", position), biases and beta 0,
-    gamma 1, moving statistics 0 and 1, masks one (or, in a search, what the scores say).
+    gamma 1, moving statistics 0 and 1, masks one (or, in a search, what the scores say). Any
+    other variable gets its layer's own initialiser if that is a constant, as PReLU's alpha. What
+    is no weight is left alone: statistics adapted to data, states of random generators.
 
     Args:
         network: A built Keras model whose kernels are in masked layers.
         seed: Any integer.
         kernel: Name of a registered initialiser.
-    """
-    from rst_tf.layers import masked_kernels
 
-    done = set()
+    Raises:
+        ValueError: The network has no masked layers, or a variable that this cannot set; nothing
+            is set then.
+    """
+    from rst_tf.traversal import masked_kernels, walk
+
+    values = []
     for position, masked in enumerate(masked_kernels(network)):
-        masked.kernel.assign(draw_kernel(masked, seed, kernel, position))
-        _initialize_mask(masked, Stream(seed, "scores", position))
-        done |= {id(masked.kernel), id(masked.mask), id(masked.scores)}
-    for variable in network.variables:
-        if id(variable) not in done:
-            _initialize_leftover(variable)
+        values.append((masked.kernel, draw_kernel(masked, seed, kernel, position)))
+        values.append(_score_or_mask(masked, Stream(seed, "scores", position)))
+    own = {id(v) for m in masked_kernels(network) for v in (m.kernel, m.mask, m.scores)}
+    owner = {id(v): layer for layer in walk(network) for v in layer.variables}
+    values += [
+        (variable, _constant(variable, owner[id(variable)]))
+        for variable in network.variables
+        if id(variable) not in own and _is_weight(variable, owner[id(variable)])
+    ]
+    for variable, value in values:
+        variable.assign(value.astype(np.float32))
+    for masked in masked_kernels(network):
+        if masked.scores is not None:
+            masked.refresh()
 
 
 def draw_kernel(masked, seed: int, kernel: str, position: int) -> np.ndarray:
@@ -135,39 +149,50 @@ def draw_kernel(masked, seed: int, kernel: str, position: int) -> np.ndarray:
     return value.astype(np.float32)
 
 
-def _initialize_mask(masked, stream: Stream) -> None:
+def _score_or_mask(masked, stream: Stream):
     if masked.scores is None:
-        masked.mask.assign(np.ones(masked.mask.shape, np.float32))
-    else:
-        fans = fans_of(masked.scores.shape, masked.output_axes, masked.spatial_axes)
-        _assign(masked.scores, standard(masked.scores.shape, fans, stream))
-        masked.refresh()
+        return masked.mask, np.ones(masked.mask.shape)
+    fans = fans_of(masked.scores.shape, masked.output_axes, masked.spatial_axes)
+    return masked.scores, standard(masked.scores.shape, fans, stream)
 
 
-def _assign(variable, value: np.ndarray) -> None:
-    variable.assign(value.astype(np.float32))
+_CONSTANTS = {"bias": 0, "beta": 0, "gamma": 1, "moving_mean": 0, "moving_variance": 1}
 
 
-_LEFTOVERS = {"bias": 0, "beta": 0, "gamma": 1, "moving_mean": 0, "moving_variance": 1}
+def _is_weight(variable, layer) -> bool:
+    """False for what has no initial value to go back to: adapted statistics, generator states."""
+    import keras
+
+    if isinstance(layer, keras.layers.Normalization):
+        return False
+    named = variable.name in _CONSTANTS or _own_initializer(variable, layer) is not None
+    return named or variable.trainable or len(variable.shape) > 1
 
 
-def _initialize_leftover(variable) -> None:
-    if variable.name in _LEFTOVERS:
-        _assign(variable, np.full(variable.shape, _LEFTOVERS[variable.name]))
-    elif len(variable.shape) > 1:
-        raise ValueError(
-            f"initialize cannot set {variable.path!r} of shape {tuple(variable.shape)}: it is not "
-            "the kernel of a masked layer; mask its layer, or keep the network's own weights"
-        )
+def _constant(variable, layer) -> np.ndarray:
+    import keras
+
+    if variable.name in _CONSTANTS:
+        return np.full(variable.shape, _CONSTANTS[variable.name])
+    own, known = _own_initializer(variable, layer), keras.initializers
+    if isinstance(own, known.Zeros | known.Ones | known.Constant):
+        return keras.ops.convert_to_numpy(own(variable.shape, dtype="float32"))
+    raise ValueError(
+        f"initialize cannot set {variable.path!r} of shape {tuple(variable.shape)}: it is not the "
+        "kernel of a masked layer and has no constant initialiser; mask its layer, or keep the "
+        "network's own weights"
+    )
 
 
-def weights_hash(network) -> str:
-    """SHA-256 over the stored kernels of a network's masked layers, in traversal order."""
-    from rst_tf.layers import masked_kernels
+def _own_initializer(variable, layer):
+    """By Keras' convention a layer's `alpha` is made by its `alpha_initializer`."""
+    return getattr(layer, f"{variable.name}_initializer", None)
 
+
+def _hash(kernels: Sequence[np.ndarray]) -> str:
     digest = hashlib.sha256()
-    for masked in masked_kernels(network):
-        digest.update(np.ascontiguousarray(masked.kernel.numpy(), "<f4").tobytes())
+    for kernel in kernels:
+        digest.update(np.ascontiguousarray(kernel, "<f4").tobytes())
     return digest.hexdigest()
 
 
@@ -187,15 +212,20 @@ class Seed:
     recipe: int = random.RECIPE
     hash: str = ""
 
-    def draw(self, network) -> None:
-        """Sets the network's initial weights; ValueError if they are not those of the hash."""
+    def kernels(self, network) -> list[np.ndarray]:
+        """The kernels of a network of this architecture, in traversal order.
+
+        Raises:
+            ValueError: They are not those of the hash.
+        """
         if self.recipe != random.RECIPE:
             raise ValueError(f"recipe {self.recipe} is not this program's {random.RECIPE}")
-        initialize(network, self.seed, self.initializer)
-        if weights_hash(network) != self.hash:
+        drawn = [value for _, value in self._drawn(network)]
+        if _hash(drawn) != self.hash:
             raise ValueError(
                 f"seed {self.seed} with {self.initializer!r} gives other weights than the ticket's"
             )
+        return drawn
 
     def of(self, network) -> "Seed":
         """This seed with the hash of a network's kernels.
@@ -203,14 +233,17 @@ class Seed:
         Raises:
             ValueError: The kernels are not what the seed gives.
         """
-        from rst_tf.layers import masked_kernels
-
-        for position, masked in enumerate(masked_kernels(network)):
-            value = draw_kernel(masked, self.seed, self.initializer, position)
+        for masked, value in self._drawn(network):
             if not np.array_equal(value, masked.kernel.numpy()):
                 raise ValueError(
                     f"kernel {masked.name!r} is not what seed {self.seed} with "
                     f"{self.initializer!r} gives; it was trained or drawn otherwise: "
                     "use weights='stored'"
                 )
-        return dataclasses.replace(self, hash=weights_hash(network))
+        return dataclasses.replace(self, hash=_hash([v for _, v in self._drawn(network)]))
+
+    def _drawn(self, network):
+        from rst_tf.traversal import masked_kernels
+
+        for position, masked in enumerate(masked_kernels(network)):
+            yield masked, draw_kernel(masked, self.seed, self.initializer, position)

@@ -1,7 +1,8 @@
-"""The Keras objects behind `optimizers`: coupled SGD, a learning rate read from a table."""
+"""The Keras objects behind `optimizers`, and steps that leave pruned weights alone."""
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import ops
 
 _package = keras.saving.register_keras_serializable(package="rst_tf")
@@ -33,8 +34,7 @@ class StepTable(keras.optimizers.schedules.LearningRateSchedule):
 class CoupledSGD(keras.optimizers.Optimizer):
     """SGD as PyTorch defines it: v = m v + g + wd p; p -= lr v (nesterov: p -= lr (g' + m v)).
 
-    Weight decay enters the gradient and so the velocity. `spare_pruned` keeps it off weights
-    whose mask is 0.
+    Weight decay enters the gradient and so the velocity.
 
     Args:
         learning_rate: Number or Keras schedule.
@@ -58,24 +58,12 @@ class CoupledSGD(keras.optimizers.Optimizer):
         self.momentum = momentum
         self.coupled_decay = weight_decay
         self.nesterov = nesterov
-        self._pairs, self._mask_at = [], {}
 
     def build(self, variables):
         """One velocity per variable."""
         if not self.built:
             super().build(variables)
             self.velocities = self.add_optimizer_variables(variables, "velocity")
-            self._place_masks()
-
-    def spare_pruned(self, pairs) -> None:
-        """Keeps weight decay off pruned weights; `pairs` are (kernel, mask) variables."""
-        self._pairs = [(kernel, mask) for kernel, mask in pairs if kernel.trainable]
-        if self.built:
-            self._place_masks()
-
-    def _place_masks(self):
-        index = self._get_variable_index
-        self._mask_at = {index(kernel): mask for kernel, mask in self._pairs}
 
     def update_step(self, gradient, variable, learning_rate):
         """One step of one variable."""
@@ -83,9 +71,7 @@ class CoupledSGD(keras.optimizers.Optimizer):
         gradient = ops.cast(gradient, variable.dtype)
         index = self._get_variable_index(variable)
         if self.coupled_decay:
-            pull = self.coupled_decay * variable
-            mask = self._mask_at.get(index)
-            gradient = gradient + (pull if mask is None else pull * mask)
+            gradient = gradient + self.coupled_decay * variable
         velocity = self.velocities[index]
         moved = self.momentum * velocity + gradient
         self.assign(velocity, moved)
@@ -103,26 +89,75 @@ class CoupledSGD(keras.optimizers.Optimizer):
         }
 
 
-def spare_pruned(optimizer, masked) -> None:
-    """Makes any optimiser's weight decay leave pruned weights where they are.
+def step(optimizer, gradients, variables, masked) -> None:
+    """One step of any Keras optimiser, after which pruned weights have the bits they had before.
 
-    Must come before a Keras optimiser is built: its own decay of masked kernels is switched off,
-    and `decay_kept`, called before each step, takes its place.
+    A pruned weight has no gradient, but weight decay, momentum from before it was pruned, a
+    constraint or a rule for whole matrices (Muon) would move it: what they did to it is undone.
+    Where the optimiser averages weights, the average of a pruned one is the weight. Call it in a
+    replica context.
 
     Args:
-        optimizer: A Keras optimiser.
+        optimizer: A Keras optimiser, `LossScaleOptimizer` included.
+        gradients: One per variable.
+        variables: What the optimiser was built with.
         masked: The network's `MaskedVariable`s.
     """
-    if isinstance(optimizer, CoupledSGD):
-        optimizer.spare_pruned([(m.kernel, m.mask) for m in masked])
-    elif optimizer.weight_decay:
-        optimizer.exclude_from_weight_decay(var_list=[m.kernel for m in masked])
+    trained = {id(variable) for variable in variables}
+    held = [m for m in masked if id(m.kernel) in trained]
+    before = [tf.identity(m.kernel.value) for m in held]
+    optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+    def put_back(strategy, before):
+        for m, old in zip(held, before, strict=True):
+            for target in (m.kernel, *_remembered(optimizer, m.kernel)[1]):
+                strategy.extended.update(
+                    target.value, _fill_pruned, args=(m.mask.value, old), group=False
+                )
+
+    tf.__internal__.distribute.interim.maybe_merge_call(  # as Keras' optimisers themselves
+        put_back, tf.distribute.get_strategy(), before
+    )
 
 
-def decay_kept(optimizer, masked) -> None:
-    """The decoupled decay that `spare_pruned` took off a Keras optimiser, on kept weights only."""
-    if not isinstance(optimizer, CoupledSGD) and optimizer.weight_decay:
-        rate = ops.cast(optimizer.learning_rate, "float32") * optimizer.weight_decay
-        for m in masked:
-            if m.kernel.trainable:
-                m.kernel.assign_sub(m.kernel * m.mask * rate)
+def forget(optimizer, masked) -> None:
+    """Sets to 0 what an optimiser remembers of pruned weights: momentum, second moments, ...
+
+    For masks that change within a training: prune, forget, then let weights grow; these start
+    without a past.
+
+    Args:
+        optimizer: The Keras optimiser of the training.
+        masked: The network's `MaskedVariable`s.
+    """
+    for m in masked:
+        slots, averages = _remembered(optimizer, m.kernel)
+        for slot in slots:
+            _fill_pruned(slot, m.mask.value, tf.zeros_like(slot))
+        for average in averages:
+            _fill_pruned(average, m.mask.value, m.kernel.value)
+
+
+def _fill_pruned(variable, mask, value):
+    return variable.assign(tf.where(mask == 0, value, variable))
+
+
+def _remembered(optimizer, variable) -> tuple[list, list]:
+    """What an optimiser keeps for each entry of a variable it trains: slots; averages of it."""
+    slots, averages = [], []
+    for part in _parts(optimizer):
+        place = part._trainable_variables_indices.get(part._var_key(variable))
+        own = {id(v) for v in part.variables}
+        for name, values in vars(part).items():  # Keras has no public way from one to the other
+            if place is None or name == "_variables" or not isinstance(values, list):
+                continue
+            found = values[place] if place < len(values) else None
+            if id(found) in own and tuple(found.shape) == tuple(variable.shape):
+                (averages if name == "_model_variables_moving_average" else slots).append(found)
+    return slots, averages
+
+
+def _parts(optimizer) -> list:
+    """An optimiser and those inside it (`LossScaleOptimizer`, `MultiOptimizer`)."""
+    inner = getattr(optimizer, "inner_optimizer", None)
+    return [optimizer, *getattr(optimizer, "optimizers", ()), *([] if inner is None else [inner])]

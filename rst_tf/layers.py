@@ -5,9 +5,8 @@ gives `kernel * mask`; the stored kernel is never changed by pruning. With `sear
 is frozen, `scores` are trained, and the mask keeps the weights with the largest |score|.
 """
 
-import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -16,7 +15,8 @@ from keras import ops
 from rst_tf import masks
 
 _package = keras.saving.register_keras_serializable(package="rst_tf")
-_formed = threading.local()
+formed = threading.local()
+"""Where `traversal.kernels_formed_once` puts `kernel * mask`, per thread, as `formed.kernels`."""
 
 
 class MaskedVariable:
@@ -107,9 +107,8 @@ class MaskedKernel:
     def build(self, input_shape):
         """Builds the layer, then a mask (and scores) for each kernel."""
         super().build(input_shape)
-        formed = {name: self._add_mask(name) for name in self.kernel_attributes}
-        self.masked = formed
-        for masked in formed.values():
+        self.masked = {name: self._add_mask(name) for name in self.kernel_attributes}
+        for masked in self.masked.values():
             if masked.scores is not None:
                 masked.refresh()
 
@@ -174,9 +173,9 @@ def _kernel_seam(attribute: str) -> property:
     stored = "_" + attribute
 
     def read(self):
-        formed = _formed.__dict__.get("kernels", {}).get((id(self), attribute))
-        if formed is not None:
-            return ops.cast(formed, self.compute_dtype)
+        ready = formed.__dict__.get("kernels", {}).get((id(self), attribute))
+        if ready is not None:
+            return ops.cast(ready, self.compute_dtype)
         masked = self.masked.get(attribute)
         return getattr(self, stored) if masked is None else masked.effective()
 
@@ -253,61 +252,3 @@ MASKED_CLASS = {
     keras.layers.EinsumDense: MaskedEinsumDense,
 }
 """Which masked class stands for which Keras class (exact types, no subclasses)."""
-
-
-def walk(network) -> Iterator[keras.layers.Layer]:
-    """A network and all its sublayers in traversal order, each once."""
-    seen, stack = set(), [network]
-    while stack:
-        layer = stack.pop()
-        if id(layer) not in seen:
-            seen.add(id(layer))
-            yield layer
-            stack.extend(reversed(layer._layers))  # Keras' list of direct sublayers, in order
-
-
-def masked_layers(network) -> list[MaskedKernel]:
-    """The masked layers of a network in traversal order, each once."""
-    return [layer for layer in walk(network) if isinstance(layer, MaskedKernel)]
-
-
-def masked_kernels(network) -> list[MaskedVariable]:
-    """The masked kernels of a network in traversal order; ValueError if it has none."""
-    found = [masked for layer in masked_layers(network) for masked in layer.masked.values()]
-    if not found:
-        raise ValueError(
-            f"network {network.name!r} has no masked layers, or is not built; "
-            "use rst.masked(model) or build it with masked layers"
-        )
-    return found
-
-
-def trained_variables(network) -> list:
-    """What a training step moves: the scores if the network has any, else what is trainable."""
-    scores = [m.scores for layer in masked_layers(network) for m in layer.masked.values()]
-    return [s for s in scores if s is not None] or network.trainable_variables
-
-
-def finalize_statistics(network) -> None:
-    """Lets adapted `keras.layers.Normalization` layers see variables that were assigned to them."""
-    for layer in walk(network):
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()
-
-
-@contextlib.contextmanager
-def kernels_formed_once(network) -> Iterator[None]:
-    """Within this context `kernel * mask` is formed once, not at every call of the network.
-
-    For the loop of an attack, during which neither changes. No gradient reaches the weights.
-    """
-    layers = masked_layers(network)
-    _formed.kernels = {
-        (id(layer), name): ops.stop_gradient(masked.effective())
-        for layer in layers
-        for name, masked in layer.masked.items()
-    }
-    try:
-        yield
-    finally:
-        _formed.kernels = {}

@@ -33,8 +33,9 @@ def count(n: int, density: float, rule: Count = "nearest") -> int:
         n: Number of weights (or groups), at least 1.
         density: Fraction kept, in (0, 1].
         rule: `nearest` rounds the number removed, half to even; `rst` is n - int((1-density) n)
-            (Fu et al. 2021); `plus_one` removes one more than nearest (Cosentino et al. 2019);
-            `floor` truncates.
+            in floating point, as published (Fu et al. 2021), which keeps one more where the
+            product falls just short: all 10 of 10 at .9; `plus_one` removes one more than
+            nearest (Cosentino et al. 2019); `floor` truncates, whatever a float makes of .29.
     """
     check_density(density)
     if density == 1 and rule != "plus_one":
@@ -44,7 +45,7 @@ def count(n: int, density: float, rule: Count = "nearest") -> int:
         "nearest": lambda: n - removed,
         "rst": lambda: n - int((1 - density) * n),
         "plus_one": lambda: n - removed - 1,
-        "floor": lambda: int(density * n),
+        "floor": lambda: int((density + 1e-12) * n),  # 0.29 * 100 is 28.999999999999996
     }
     if rule not in rules:
         raise ValueError(unknown("count", rule, list(rules)))

@@ -106,7 +106,7 @@ class Adversarial(Objective):
 
     def perturb(self, network, x, y, seed, index):
         """`attack` on the network, its statistics as `norm_mode` says, its masks formed once."""
-        from rst_tf.layers import kernels_formed_once
+        from rst_tf.traversal import kernels_formed_once
 
         with kernels_formed_once(network):
             return self.training_attack(

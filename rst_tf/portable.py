@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 
-from rst_tf.layers import masked_layers
 from rst_tf.normalization import Normalization
 from rst_tf.surgery import baked, check_clonable
 from rst_tf.trainer import RobustTrainer
+from rst_tf.traversal import masked_layers
 
 
 def portable(network: keras.Model) -> keras.Model:

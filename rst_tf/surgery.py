@@ -7,14 +7,9 @@ import numpy as np
 from absl import logging
 from keras.src.models import Functional  # no public name; Keras needs it to clone, and so do we
 
-from rst_tf.layers import (
-    MASKED_CLASS,
-    MaskedKernel,
-    finalize_statistics,
-    masked_kernels,
-    masked_layers,
-)
+from rst_tf.layers import MASKED_CLASS, MaskedKernel
 from rst_tf.masks import Count, Granularity
+from rst_tf.traversal import finalize_statistics, masked_kernels, masked_layers
 
 _PLAIN_CLASS = {masked: plain for plain, masked in MASKED_CLASS.items()}
 _MASK_ARGUMENTS = ("granularity", "search", "density", "count")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from rst_tf.layers import masked_kernels, masked_layers
+from rst_tf.traversal import masked_kernels, masked_layers
 
 _WIDEST = 256
 

@@ -25,12 +25,25 @@ class Entry:
         shape: Kernel shape.
         mask: Bool array of the group's shape (broadcasts to `shape`); True is kept.
         kernel: Float32 array of `shape`, or None where the ticket stores no weights.
+
+    Raises:
+        ValueError: An array has another shape.
     """
 
     name: str
     shape: tuple[int, ...]
     mask: np.ndarray
     kernel: np.ndarray | None = None
+
+    def __post_init__(self):
+        kernel = self.shape if self.kernel is None else self.kernel.shape
+        fits = len(self.mask.shape) == len(self.shape)
+        fits &= all(m in (1, n) for m, n in zip(self.mask.shape, self.shape, strict=False))
+        if not fits or tuple(kernel) != tuple(self.shape):
+            raise ValueError(
+                f"entry {self.name!r} of shape {self.shape} cannot have a mask of shape "
+                f"{self.mask.shape} and a kernel of shape {kernel}"
+            )
 
     def __repr__(self) -> str:
         """Name, shape and how much is kept."""
@@ -80,7 +93,7 @@ class Ticket:
             ValueError: The network has no masks, or its kernels are not the seed's.
             RuntimeError: A mask is not what its scores ask for.
         """
-        from rst_tf.layers import masked_kernels
+        from rst_tf.traversal import masked_kernels
 
         entries = []
         for masked in masked_kernels(network):
@@ -194,41 +207,43 @@ class Ticket:
         """Sets the masks of a network, and with `weights=True` its weights too.
 
         Raises:
-            ValueError: The network's masked kernels differ; the message names the first.
+            ValueError: The network's masked kernels or other variables differ (the message names
+                the first), its masks come from scores, or the ticket holds no weights, or a seed
+                that does not give them. The network is then as it was.
         """
-        from rst_tf.layers import masked_kernels
+        from rst_tf.traversal import finalize_statistics, masked_kernels
 
         kernels = masked_kernels(network)
         _check_same([_key(m.name, m) for m in kernels], [_key(e.name, e) for e in self.entries])
-        if weights:
-            self._restore_weights(network)
-        for masked, entry in zip(kernels, self.entries, strict=True):
+        for masked in kernels:
             if masked.scores is not None:
                 raise ValueError(
                     f"layer {masked.name!r} takes its mask from scores; build the network with "
                     "search=False to fix a ticket's masks"
                 )
+        values = self._weights(network, kernels) if weights else []
+        for variable, value in values:
+            variable.assign(value)
+        for masked, entry in zip(kernels, self.entries, strict=True):
             masked.mask.assign(entry.mask.astype(np.float32))
+        if weights:
+            finalize_statistics(network)
 
-    def _restore_weights(self, network) -> None:
-        from rst_tf.layers import finalize_statistics, masked_kernels
-
+    def _weights(self, network, kernels) -> list[tuple]:
+        """(variable, value) of every weight and leftover, or ValueError."""
         others = _leftovers(network)
         _check_same(
             [(v.path, tuple(v.shape), ()) for v in others],
             [("a variable", value.shape, ()) for value in self.leftovers],
         )
-        stored = all(entry.kernel is not None for entry in self.entries)
-        if not stored and self.seed is None:
-            raise ValueError("weights=True: this ticket holds masks only")
-        if self.seed is not None:
-            self.seed.draw(network)
-        for masked, entry in zip(masked_kernels(network), self.entries, strict=True):
-            if entry.kernel is not None:
-                masked.kernel.assign(entry.kernel)
-        for variable, value in zip(others, self.leftovers, strict=True):
-            variable.assign(value)
-        finalize_statistics(network)
+        stored = [entry.kernel for entry in self.entries]
+        if any(kernel is None for kernel in stored):
+            if self.seed is None:
+                raise ValueError("weights=True: this ticket holds masks only")
+            drawn = self.seed.kernels(network)
+            stored = [d if k is None else k for k, d in zip(stored, drawn, strict=True)]
+        variables = [*(m.kernel for m in kernels), *others]
+        return list(zip(variables, [*stored, *self.leftovers], strict=True))
 
     def build(self):
         """The network of this ticket, rebuilt with its weights and masks.
@@ -268,7 +283,7 @@ class Ticket:
 
 def _leftovers(network) -> list:
     """Every variable of a network that is neither a masked kernel nor its mask nor scores."""
-    from rst_tf.layers import masked_kernels
+    from rst_tf.traversal import masked_kernels
 
     own = {id(v) for m in masked_kernels(network) for v in (m.kernel, m.mask, m.scores)}
     return [v for v in network.variables if id(v) not in own]

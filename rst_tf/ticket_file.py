@@ -1,4 +1,8 @@
-"""The ticket's file: an npz archive with a JSON header, packed masks and a checksum."""
+"""The ticket's file: an npz archive with a JSON header, packed masks and a checksum.
+
+The same ticket gives the same bytes. Format 1 had its checksum, of the arrays alone, in the
+header; since format 2 it is an array of its own and covers the header too.
+"""
 
 import dataclasses
 import hashlib
@@ -13,7 +17,7 @@ import numpy as np
 
 from rst_tf.files import write_bytes
 
-FORMAT = 1
+FORMAT = 2
 _DAMAGE = (OSError, EOFError, LookupError, TypeError, ValueError, NotImplementedError)
 
 
@@ -33,11 +37,11 @@ def save(ticket, path: str | Path) -> None:
         "leftovers": len(ticket.leftovers),
         "network": ticket.network,
         "seed": ticket.seed and dataclasses.asdict(ticket.seed),
-        "sha256": _digest(arrays),
     }
-    text = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    arrays = {name: np.asarray(value, order="C") for name, value in arrays.items()}
+    arrays["header"] = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, header=text, **arrays)
+    np.savez_compressed(buffer, sha256=_digest(arrays), **arrays)
     write_bytes(path, buffer.getvalue())
 
 
@@ -54,10 +58,15 @@ def load(path: str | Path):
     try:
         with np.load(path, allow_pickle=False) as data:
             arrays = {name: data[name] for name in data.files}
-        header = json.loads(arrays.pop("header").tobytes())
+        header = json.loads(arrays["header"].tobytes())
         if header["format"] > FORMAT:
             raise ValueError(f"format {header['format']} is newer than this program's {FORMAT}")
-        if header["sha256"] != _digest(arrays):
+        if header["format"] == 1:
+            del arrays["header"]
+            expected = bytes.fromhex(header["sha256"])
+        else:
+            expected = arrays.pop("sha256").tobytes()
+        if expected != _digest(arrays).tobytes():
             raise ValueError("the checksum does not match")
         return Ticket(
             entries=tuple(_entry(i, e, arrays) for i, e in enumerate(header["entries"])),
@@ -80,9 +89,10 @@ def _entry(i: int, header: Mapping, arrays: Mapping):
     return Entry(header["name"], shape, mask, arrays.get(f"kernel_{i}"))
 
 
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+def _digest(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """SHA-256 over names, types, shapes and values, as 32 bytes."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         value = np.ascontiguousarray(arrays[name])
         digest.update(f"{name}{value.dtype.str}{value.shape}".encode() + value.tobytes())
-    return digest.hexdigest()
+    return np.frombuffer(digest.digest(), np.uint8)

@@ -6,11 +6,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from rst_tf import random
+from rst_tf import keras_optimizers, random
 from rst_tf.attacks.attack import Attack, check_logits
-from rst_tf.keras_optimizers import decay_kept, spare_pruned
-from rst_tf.layers import masked_kernels, masked_layers, trained_variables, walk
 from rst_tf.objectives import Adversarial, Objective
+from rst_tf.traversal import masked_kernels, masked_layers, trained_variables, walk
 
 _TRAIN_STREAM, _TEST_STREAM = 1, 2
 
@@ -47,8 +46,8 @@ class RobustTrainer(keras.Model):
         **kwargs,
     ):
         _check_network(network, objective)
-        if l1 and not masked_layers(network):
-            raise ValueError(f"l1 is of masked kernels, and the network has none; received l1={l1}")
+        if l1 and all(m.scores is not None for m in _masked_or_none(network)):
+            raise ValueError(f"l1 needs masked kernels that are trained; received l1={l1}")
         super().__init__(**kwargs)
         self.network = network
         self.objective = objective
@@ -82,7 +81,6 @@ class RobustTrainer(keras.Model):
                 raise ValueError(f"{name} comes from the objective; received {name}={kwargs[name]}")
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         self._masks = _masked_or_none(self.network)
-        spare_pruned(self.optimizer, self._masks)
         self.optimizer.build(trained_variables(self.network))
         self._meters = {
             "loss": keras.metrics.Mean(name="loss"),
@@ -94,6 +92,10 @@ class RobustTrainer(keras.Model):
     def metrics(self):
         """Loss, accuracy, robust accuracy: reset by Keras at each epoch and evaluation."""
         return list(self._meters.values()) if self.compiled else []
+
+    def get_metrics_result(self):
+        """What was measured since the last reset, over all replicas."""
+        return {meter.name: float(meter.result()) for meter in self.metrics if meter.count > 0}
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """As in Keras; the first images and labels are looked at before the first step.
@@ -107,14 +109,15 @@ class RobustTrainer(keras.Model):
     def train_step(self, data):
         """Perturb, differentiate, step, refresh the masks."""
         x, y, weights = _unpack(data)
-        images, index = _images(x), _index(x, self.optimizer.iterations)
+        shares = _shares(y)
+        images, index = _images(x), _index(x, shares)
         key = random.fold(random.fold(self.seed, _TRAIN_STREAM), self.optimizer.iterations)
         x_adv = self.objective.perturb(self.network, images, y, key, index)
         variables = trained_variables(self.network)
         with tf.GradientTape() as tape:
             outcome = self.objective.loss(self.network, images, x_adv, y)
             values = outcome.loss if weights is None else outcome.loss * weights
-            loss = tf.reduce_sum(values) / _global_size(y)
+            loss = tf.reduce_sum(values) / tf.reduce_sum(shares)
             if self.network.losses:
                 loss += tf.add_n(self.network.losses) / _replicas()
             if self.l1:
@@ -122,33 +125,38 @@ class RobustTrainer(keras.Model):
                 loss += self.l1 * tf.add_n(norms) / _replicas()
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, variables)
-        decay_kept(self.optimizer, self._masks)
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        keras_optimizers.step(self.optimizer, gradients, variables, self._masks)
         for masked in self._masks:
             if masked.scores is not None:
                 masked.refresh()
-        return self._measure(y, values, outcome.clean, outcome.adversarial)
+        return self._measure(y, values, outcome.clean, outcome.adversarial, x_adv)
 
     def test_step(self, data):
         """Clean cross-entropy and accuracy; robust accuracy under the evaluation attack."""
         x, y, weights = _unpack(data)
-        images, index = _images(x), _index(x, 0)
+        images, index = _images(x), _index(x, _shares(y))
         clean = self.network(images, training=False)
         values = tf.nn.sparse_softmax_cross_entropy_with_logits(y, tf.cast(clean, tf.float32))
-        adversarial = None
+        adversarial = x_adv = None
         if self.evaluation_attack is not None:
             key = random.fold(self.seed, _TEST_STREAM)
             x_adv = self.evaluation_attack(self.network, images, y, seed=key, index=index)
             adversarial = self.network(x_adv, training=False)
-        return self._measure(y, values if weights is None else values * weights, clean, adversarial)
+        values = values if weights is None else values * weights
+        return self._measure(y, values, clean, adversarial, x_adv)
 
-    def _measure(self, y, loss, clean, adversarial):
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Nothing is left to build; Keras would add up the replicas' batches, of any sizes."""
+
+    def _measure(self, y, loss, clean, adversarial, x_adv):
         self._meters["loss"].update_state(loss)
         seen = ["loss"]
-        for name, logits in (("accuracy", clean), ("robust_accuracy", adversarial)):
+        for name, logits, images in (
+            ("accuracy", clean, None),
+            ("robust_accuracy", adversarial, x_adv),
+        ):
             if logits is not None:
-                right = tf.argmax(logits, axis=-1, output_type=tf.int32) == y
-                self._meters[name].update_state(tf.cast(right, tf.float32))
+                self._meters[name].update_state(_right(logits, y, images))
                 seen.append(name)
         return {name: self._meters[name].result() for name in seen}
 
@@ -217,8 +225,12 @@ def _unpack(data):
     x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
     if y is None:
         raise ValueError("batches must be (x, y); received images without labels")
-    if not y.dtype.is_integer:
-        raise ValueError(f"labels must be integers, not one-hot; received {y.dtype.name}")
+    if not y.dtype.is_integer or any(n != 1 for n in y.shape[1:]):
+        raise ValueError(
+            f"labels must be integers [n], not one-hot; received {y.dtype.name} of shape {y.shape}"
+        )
+    if weights is not None:
+        weights = tf.cast(tf.reshape(weights, [-1]), tf.float32)
     return x, tf.cast(tf.reshape(y, [-1]), tf.int32), weights
 
 
@@ -226,21 +238,34 @@ def _images(x):
     return tf.cast(x["image"] if isinstance(x, dict) else x, tf.float32)
 
 
-def _index(x, step):
-    if isinstance(x, dict):
-        return x["index"]
-    size = tf.shape(x)[0]
-    context = tf.distribute.get_replica_context()
-    first = context.replica_id_in_sync_group * size if context else 0
-    return first + tf.range(size)
+def _right(logits, y, images):
+    """1 where the largest logit is the label's, else 0; NaN where logits or images are not finite.
+
+    (NaN images can have finite logits: a maximum over pixels passes them over.)
+    """
+    right = tf.argmax(logits, axis=-1, output_type=tf.int32) == y
+    numbers = [logits] if images is None else [logits, images]
+    finite = [tf.reduce_all(tf.math.is_finite(n), range(1, len(n.shape))) for n in numbers]
+    return tf.where(tf.reduce_all(finite, axis=0), tf.cast(right, tf.float32), float("nan"))
 
 
-def _global_size(y):
+def _shares(y):
+    """How many examples of this batch each replica has, float32 [replicas]; they may differ."""
     size = tf.cast(tf.shape(y)[0], tf.float32)
     if _replicas() == 1:
-        return size
+        return size[tf.newaxis]
     context = tf.distribute.get_replica_context()
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, size)
+    own = tf.one_hot(context.replica_id_in_sync_group, _replicas()) * size
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, own)
+
+
+def _index(x, shares):
+    """Identities of the examples; without any, their places in the batch of all replicas."""
+    if isinstance(x, dict):
+        return x["index"]
+    context = tf.distribute.get_replica_context()
+    first = tf.reduce_sum(shares[: context.replica_id_in_sync_group]) if context else 0
+    return tf.cast(first, tf.int32) + tf.range(tf.shape(x)[0])
 
 
 def _replicas() -> int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import logging
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from rst_tf import registry
 from rst_tf.data import Data, batches, evaluation_batches, from_arrays, steps_per_epoch
-from rst_tf.data.images import fitted
+from rst_tf.data.images import fitted, in_words
 from rst_tf.data.pipeline import _order
 
 
@@ -54,7 +55,11 @@ class FakeBuilder:
         self.info = type("Info", (), {})()
         self.info.features, self.info.supervised_keys = features, keys
         self.info.splits = dict.fromkeys(parts)
+        self.info.download_size, self.data_dir = "11.06 MiB", "some/folder"
         self.prepared = False
+
+    def is_prepared(self):
+        return self.prepared
 
     def download_and_prepare(self):
         self.prepared = True
@@ -490,6 +495,66 @@ def test_tfds_validation_part_is_used_beside_a_test_part(monkeypatch):
     assert [len(split) for split in parts(Data("pets").load())] == [103, 103, 103]
 
 
+class Offline(FakeBuilder):
+    def download_and_prepare(self):
+        logging.getLogger("urllib3.connectionpool").warning("Retrying")
+        raise ConnectionError("no route to the host\nand a page of advice " + "x" * 500)
+
+
+def test_a_download_is_announced_and_its_failure_is_one_line(monkeypatch, caplog):
+    import tensorflow_datasets as tfds
+
+    monkeypatch.setattr(tfds, "builder", lambda name: Offline())
+    with pytest.raises(ValueError, match="sample, npz:PATH or folder:PATH") as raised:
+        Data("pets").load()
+    message = str(raised.value)
+    assert message.startswith("source 'pets' cannot be downloaded (ConnectionError: no route")
+    assert "\n" not in message and len(message) < 300
+    (note,) = [record.getMessage() for record in caplog.records]
+    assert note.startswith("pets: downloading 11.06 MiB for some/folder; without a network")
+    assert logging.getLogger("urllib3.connectionpool").isEnabledFor(logging.WARNING)
+
+
+def test_a_set_that_is_there_is_not_announced(monkeypatch, caplog):
+    monkeypatch.setattr(FakeBuilder, "is_prepared", lambda self: True)
+    fake_tfds(monkeypatch)
+    Data("pets").load()
+    assert caplog.text == ""
+
+
+def damage(path):
+    """Changes the pixels of a file that keeps its header and its end."""
+    contents = bytearray(path.read_bytes())
+    contents[len(contents) // 2] ^= 0xFF
+    path.write_bytes(bytes(contents))
+
+
+@pytest.mark.parametrize("fit", [None, 8])
+def test_a_damaged_image_is_named(fit, tmp_path):
+    write_folder(tmp_path, suffixes=("png",))
+    damage(tmp_path / "train" / "class_1" / "001.png")
+    split = Data(f"folder:{tmp_path}", image_size=fit).load().train
+    with pytest.raises(ValueError, match=r"^cannot read image file .*class_1/001.png: it is dam"):
+        split.arrays()
+    with pytest.raises(tf.errors.InvalidArgumentError) as raised:
+        numpy_list(evaluation_batches(split, 16))
+    assert str(in_words(raised.value)).startswith(f"cannot read image file {tmp_path}")
+    assert in_words(tf.errors.InvalidArgumentError(None, None, "shapes differ")) is None
+
+
+def test_classes_without_a_training_example_are_noted(tmp_path, caplog):
+    gap = np.where(Y == 1, 7, Y)
+    splits = from_arrays(X, gap, X, Y)
+    assert splits.notes == ("no training example of class '1', '3', '4', ...",)
+    assert from_arrays(X, Y, X, Y).notes == ()
+    named = from_arrays(X, Y, X, Y, class_names=("cat", "dog", "fox", "yak"))
+    assert named.notes == ("no training example of class 'yak'",) and named.classes == 4
+    hot = from_arrays(X, np.eye(5)[Y + 1], X, np.eye(5)[Y + 1])
+    assert hot.classes == 5 and hot.notes == ("no training example of class '0', '4'",)
+    Data(write_npz(tmp_path, labels=lambda y: 2 * y)).load()
+    assert "data.npz: no training example of class '1', '3'" in caplog.text
+
+
 def test_a_configuration_is_plain_values_and_cheap_to_import():
     assert registry.to_dict(Data())["source"] == "sample"
     assert dataclasses.fields(Data)[0].name == "source"
@@ -620,6 +685,14 @@ ERRORS = {
     "labels named": (arrays(class_names=("a", "b")), r"y_train must be in 0..1; received 2"),
     "labels huge": (arrays(y=Y + 2**40), r"y_train must be class numbers below 2\*\*31"),
     "labels sparse": (arrays(y=Y * 1000), "y_train must be class numbers from 0; received 2000"),
+    "labels from 1": (
+        arrays(y=Y + 1, yt=Y + 1),
+        "y_train must be class numbers from 0; received 1 to 3, so that class 0 .*: subtract 1",
+    ),
+    "npz labels from 1": (
+        npz(y_train=pictures(203, (8, 6), 3)[1] + 1),
+        "data.npz: y_train must be class numbers from 0; received 1 to 3",
+    ),
     "labels soft": (arrays(y=(ONE_HOT + 1) / 4), r"y_train of shape \(60, 3\) must be exactly"),
     "labels two-hot": (arrays(y=np.maximum(ONE_HOT, [1, 0, 0])), "must be exactly one-hot"),
     "validation large": (arrays(validation=60), "count below 60.*received validation=60"),

@@ -82,6 +82,14 @@ def test_is_traced_once_whatever_the_number_of_images():
     assert len(traces) == 1
 
 
+def without_gradient(x):
+    return NETWORK(x) + tf.sqrt(0 * tf.reduce_sum(x, (1, 2, 3)))[:, None]
+
+
+def blind_to_nan(x):
+    return without_gradient(tf.where(tf.math.is_nan(x), 0.0, x))
+
+
 REFUSED = {
     "range": (lambda: accuracy(NETWORK, X * 2, Y), r"images in \[0, 1\]; received"),
     "nan": (lambda: accuracy(NETWORK, X * np.nan, Y), r"images in \[0, 1\]; received nan"),
@@ -94,6 +102,15 @@ REFUSED = {
         "labels below 4, the number of logits; received 4",
     ),
     "nan logits": (lambda: accuracy(lambda x: NETWORK(x) * np.nan, X, Y), "not finite for 70"),
+    "nan gradients": (
+        lambda: evaluate(without_gradient, X, Y, PGD(0.1, steps=3)),
+        r"PGD\(epsilon=0.1, steps=3\) gave images or logits that are not finite for \d+ images; "
+        "the model's gradients are NaN",
+    ),
+    "nan images that the model passes over": (
+        lambda: robust_accuracy(blind_to_nan, X, Y, PGD(0.1, "l2", steps=2)),
+        r"gave images or logits that are not finite for \d+ images",
+    ),
     "batch size": (lambda: accuracy(NETWORK, X, Y, batch_size=0), "batch_size must be at least 1"),
 }
 

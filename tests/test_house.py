@@ -21,7 +21,7 @@ STUBS = [ROOT / "run_experiments.py", ROOT / "run_analysis.py"]
 RANKS = (
     {"registry", "random", "initializers", "schedules", "optimizers", "normalization", "quiet"},
     {"masks"},
-    {"layers", "keras_optimizers"},
+    {"layers", "traversal", "keras_optimizers"},
     {"surgery", "ticket", "ticket_file", "tensorboard"},
     {"attacks"},
     {"objectives"},

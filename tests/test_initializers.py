@@ -66,6 +66,41 @@ def test_everything_else_is_set_whatever_it_was(name):
         assert (m.mask.numpy() == 1).all() and (m.kernel.numpy() != 7).any()
 
 
+def activated(alpha):
+    image, scale = keras.Input((2, 3)), keras.layers.Normalization(axis=(1, 2))
+    scale.adapt(np.arange(30.0, dtype="float32").reshape(5, 2, 3))
+    x = keras.layers.Dropout(0.5)(keras.layers.Flatten()(scale(image)))
+    x = keras.layers.Dense(4)(x)
+    return masked(keras.Model(image, keras.layers.PReLU(alpha_initializer=alpha)(x)))
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
+def test_what_has_no_name_here_gets_its_own_constant(alpha):
+    network = activated(keras.initializers.Constant(alpha) if alpha else "zeros")
+    others = {id(v) for v in network.variables} - {id(v) for v in network.trainable_variables}
+    before = {id(v): v.numpy() for v in network.variables if id(v) in others}
+    for variable in network.trainable_variables:
+        variable.assign(np.full(variable.shape, 7.0))
+    initialize(network, 1)
+    found = {v.name: v.numpy() for v in network.trainable_variables}
+    assert set(found) == {"kernel", "bias", "alpha"}
+    assert (found["alpha"] == alpha).all() and (found["bias"] == 0).all()
+    for variable in network.variables:  # a mask of ones, adapted statistics, the dropout's state
+        if id(variable) in others:
+            np.testing.assert_array_equal(variable, before[id(variable)])
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_cannot_be_set_is_named_and_nothing_is_set(frozen):
+    network = activated(keras.initializers.RandomUniform(0, 1))
+    network.layers[-1].trainable = not frozen
+    before = [v.numpy() for v in network.variables]
+    with pytest.raises(ValueError, match=r"cannot set 'p_re_lu.*/alpha' of shape \(4,\)"):
+        initialize(network, 1)
+    for variable, value in zip(network.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
 def test_a_kernel_without_a_mask_is_not_left_to_chance():
     model = embedding_model()
     network = masked(model, dense=[model.layers[1].name])

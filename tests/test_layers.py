@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rst_tf import layers, masks
+from rst_tf import layers, masks, traversal
 
 # name: (layer from options, input shape)
 LAYERS = {
@@ -203,11 +203,11 @@ def test_kernels_formed_once_change_nothing_but_the_gradient(name):
     halved(network.layers[0])
     x = tf.constant(built(name)[1])
     outside = network(x)
-    with layers.kernels_formed_once(network):
+    with traversal.kernels_formed_once(network):
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(x)
             inside = network(x)
-        kernels = [m.kernel.value for m in layers.masked_kernels(network)]
+        kernels = [m.kernel.value for m in traversal.masked_kernels(network)]
         assert tape.gradient(inside, kernels) == [None] * len(kernels)
     np.testing.assert_array_equal(inside, outside)
     assert (tape.gradient(inside, x).numpy() != 0).any()
@@ -218,8 +218,8 @@ def test_kernels_formed_once_take_no_gradient_even_from_an_open_tape(name):
     make, shape = LAYERS[name]
     network = keras.Sequential([keras.Input(shape), make()])
     x = tf.constant(built(name)[1])
-    kernels = [m.kernel.value for m in layers.masked_kernels(network)]
-    with tf.GradientTape() as tape, layers.kernels_formed_once(network):
+    kernels = [m.kernel.value for m in traversal.masked_kernels(network)]
+    with tf.GradientTape() as tape, traversal.kernels_formed_once(network):
         inside = network(x)
     assert tape.gradient(inside, kernels) == [None] * len(kernels)
 
@@ -230,13 +230,27 @@ def test_formed_kernels_are_forgotten_afterwards(name, fails):
     make, shape = LAYERS[name]
     network = keras.Sequential([keras.Input(shape), make()])
     x = built(name)[1]
-    with contextlib.suppress(ZeroDivisionError), layers.kernels_formed_once(network):
+    with contextlib.suppress(ZeroDivisionError), traversal.kernels_formed_once(network):
         assert np.any(network(x) != 0)
         if fails:
             raise ZeroDivisionError
-    for m in layers.masked_kernels(network):
+    for m in traversal.masked_kernels(network):
         m.kernel.assign(np.zeros(m.shape))
     assert np.all(network(x) == 0)
+
+
+def test_kernels_formed_once_hold_beside_those_of_another_network():
+    first, second = (keras.Sequential([keras.Input((7,)), layers.MaskedDense(5)]) for _ in "ab")
+    kernels = [m.kernel.value for n in (first, second) for m in traversal.masked_kernels(n)]
+    x = tf.ones((2, 7))
+    with traversal.kernels_formed_once(first):
+        with traversal.kernels_formed_once(second), tf.GradientTape() as inner:
+            both = first(x) + second(x)
+        with tf.GradientTape(persistent=True) as outer:
+            one, other = first(x), second(x)
+    assert inner.gradient(both, kernels) == [None, None]
+    assert outer.gradient(one, kernels[0]) is None
+    assert outer.gradient(other, kernels[1]) is not None
 
 
 def test_a_layer_shared_by_two_models_is_found_once():
@@ -244,8 +258,10 @@ def test_a_layer_shared_by_two_models_is_found_once():
     first, second = (keras.Sequential([keras.Input((5,)), shared]) for _ in range(2))
     image = keras.Input((5,))
     network = keras.Model(image, layers.MaskedDense(2)(second(first(image))))
-    assert [m.shape for m in layers.masked_kernels(network)] == [(5, 5), (5, 2)]
-    assert len(list(layers.walk(network))) == len({id(layer) for layer in layers.walk(network)})
+    assert [m.shape for m in traversal.masked_kernels(network)] == [(5, 5), (5, 2)]
+    assert len(list(traversal.walk(network))) == len(
+        {id(layer) for layer in traversal.walk(network)}
+    )
 
 
 def test_a_search_trains_scores_alone_whatever_else_could_be_trained():
@@ -256,9 +272,9 @@ def test_a_search_trains_scores_alone_whatever_else_could_be_trained():
             keras.layers.BatchNormalization(),
         ]
     )
-    scores = layers.masked_kernels(network)[0].scores
+    scores = traversal.masked_kernels(network)[0].scores
     assert len(network.trainable_variables) == 3
-    assert [id(v) for v in layers.trained_variables(network)] == [id(scores)]
+    assert [id(v) for v in traversal.trained_variables(network)] == [id(scores)]
 
 
 @every_layer
@@ -268,7 +284,7 @@ def test_mixed_precision(name):
         network = keras.Sequential([keras.Input(shape), make()])
     x = built(name)[1]
     assert network(x).dtype == tf.bfloat16
-    with layers.kernels_formed_once(network):
+    with traversal.kernels_formed_once(network):
         assert network(x).dtype == tf.bfloat16
 
 

@@ -118,6 +118,14 @@ def test_count_of_every_rule(rule):
     assert tuple(masks.count(10, d, rule) for d in densities) == KEPT[rule]
 
 
+@pytest.mark.parametrize("n", [1, 50, 100, 266200, 5 * 10**8])
+def test_floor_loses_nothing_to_floating_point(n):
+    for percent in range(1, 101):
+        expected = max(1, n * percent // 100)
+        assert masks.count(n, percent / 100, "floor") == expected
+        assert masks.count(n, 1 - (100 - percent) / 100, "floor") == expected
+
+
 @pytest.mark.parametrize("rule", KEPT)
 @pytest.mark.parametrize("n", [1, 10, 999])
 def test_count_is_never_below_one_and_grows_with_density(rule, n):

@@ -1,11 +1,12 @@
 import itertools
+from types import SimpleNamespace
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from rst_tf.keras_optimizers import CoupledSGD, StepTable
+from rst_tf.keras_optimizers import CoupledSGD, StepTable, forget
 from rst_tf.optimizers import OPTIMIZERS, SGD, Adam
 from rst_tf.schedules import SCHEDULES, Constant, Cosine, Steps, steps_of
 
@@ -68,6 +69,55 @@ def test_configurations_reach_the_optimiser(nesterov, decay):
     )
     assert float(built.learning_rate) == pytest.approx(0.3)
     assert Adam(weight_decay=decay).build(9).weight_decay == (decay or None)
+
+
+KERAS = keras.optimizers
+MEMORIES = {  # optimiser, and how many numbers it keeps for each weight
+    "plain sgd": (lambda: KERAS.SGD(0.1), 0),
+    "sgd": (lambda: KERAS.SGD(0.1, momentum=0.9), 1),
+    "coupled sgd": (lambda: CoupledSGD(0.1, 0.9, 0.01), 1),
+    "adam": (lambda: KERAS.Adam(0.1), 2),
+    "amsgrad": (lambda: KERAS.Adam(0.1, amsgrad=True), 3),
+    "rmsprop": (lambda: KERAS.RMSprop(0.1, momentum=0.9, centered=True), 3),
+    "lion": (lambda: KERAS.Lion(0.1), 1),
+    "adagrad": (lambda: KERAS.Adagrad(0.1), 1),
+    "adafactor": (lambda: KERAS.Adafactor(0.1), 1),
+    "accumulating": (lambda: KERAS.Adam(0.1, gradient_accumulation_steps=2), 3),
+    "loss scaled": (lambda: KERAS.LossScaleOptimizer(KERAS.Adam(0.1)), 2),
+    "several": (lambda: KERAS.MultiOptimizer(KERAS.OptimizerMap(KERAS.Adam(0.1))), 2),
+}
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_what_is_remembered_of_pruned_weights_is_forgotten_and_nothing_else(name):
+    make, slots = MEMORIES[name]
+    optimizer = make()
+    kernels = [keras.Variable(np.full((3, 4), 0.5, "float32"), name="kernel") for _ in range(3)]
+    optimizer.build(kernels)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        optimizer.apply([tf.constant(rng.uniform(1, 2, (3, 4)), tf.float32) for _ in kernels])
+    mask = keras.Variable(np.arange(12.0).reshape(3, 4) % 3 > 0, dtype="float32")
+    before = [v.numpy() for v in [*optimizer.variables, *kernels]]
+    forget(optimizer, [SimpleNamespace(kernel=kernels[2], mask=mask)])
+    changed = 0
+    for variable, old in zip([*optimizer.variables, *kernels], before, strict=True):
+        if not np.array_equal(variable, old):
+            np.testing.assert_array_equal(variable, old * mask.numpy())
+            changed += 1
+    assert changed == slots
+
+
+def test_the_average_of_a_pruned_weight_is_the_weight():
+    optimizer = KERAS.SGD(0.1, use_ema=True)
+    kernel = keras.Variable(np.ones((2, 3), "float32"))
+    for _ in range(3):
+        optimizer.apply([tf.ones((2, 3))], [kernel])
+    mask = keras.Variable(np.array([[0.0, 1, 1]]))  # of a group
+    forget(optimizer, [SimpleNamespace(kernel=kernel, mask=mask)])
+    optimizer.finalize_variable_values([kernel])
+    found = kernel.numpy()
+    assert found[:, 0] == pytest.approx(0.7) and (found[:, 1:] > 0.8).all()
 
 
 def test_cosine_is_half_a_cosine():

@@ -18,6 +18,7 @@ GOLDEN = {
     "normal": lambda: random.normal((50, 20), 3, "kernel", 1),
     "permutation": lambda: random.permutation(1000, 3, "kernel", 1),
     "subseed": lambda: np.array(random.subseed(3, "kernel", 1)),
+    "example_uniform": lambda: random.example_uniform(random.fold(3, 7), tf.range(20), (28, 28)),
 }
 HASHES = {
     "raw": "20894da030d78336",
@@ -25,6 +26,7 @@ HASHES = {
     "normal": "ee9ffdb2fe51918b",
     "permutation": "0be2174672f8f025",
     "subseed": "4f0751b431d318f3",
+    "example_uniform": "c92ea9db6cfa1e0c",
 }
 
 

@@ -4,9 +4,9 @@ import pytest
 from networks import NETWORKS, images
 
 from rst_tf import baked, left_dense, masked, with_logits
-from rst_tf.layers import masked_kernels, masked_layers, walk
 from rst_tf.surgery import ends_in_softmax
 from rst_tf.ticket import Ticket
+from rst_tf.traversal import masked_kernels, masked_layers, walk
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
 GRANULARITIES = ("element", "row", "kernel", "filter")

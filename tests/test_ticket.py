@@ -1,5 +1,7 @@
 import dataclasses
+import hashlib
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from networks import NETWORKS, images, small
 from rst_tf import masked, masked_kernels, models
 from rst_tf.initializers import INITIALIZERS, Seed, initialize
 from rst_tf.masks import CRITERIA, count
-from rst_tf.ticket import Ticket
+from rst_tf.ticket import Entry, Ticket
 
 every_network = pytest.mark.parametrize("name", NETWORKS)
 
@@ -204,27 +206,59 @@ def test_one_wrong_byte_anywhere_is_refused(kind, tmp_path):
         Ticket.load(file)
 
 
+def swapped(arrays):
+    arrays["kernel_0"], arrays["kernel_1"] = arrays["kernel_1"], arrays["kernel_0"]
+
+
+def in_array(name, change):
+    return lambda arrays: arrays.update({name: change(arrays[name])})
+
+
+def in_header(**fields):
+    def change(arrays):
+        header = json.loads(arrays["header"].tobytes()) | fields
+        arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+
+    return change
+
+
+def first_entry(**fields):
+    def change(arrays):
+        header = json.loads(arrays["header"].tobytes())
+        header["entries"][0] |= fields
+        in_header(**header)(arrays)
+
+    return change
+
+
 FORGED = {  # what is changed in a file whose archive stays sound
-    "weight": ("kernel_0", lambda a: a + np.float32(1)),
-    "mask": ("mask_1", lambda a: a ^ 1),
-    "shape": ("kernel_0", lambda a: a.reshape(4, 9)),
-    "another's place": ("kernel_0", None),
+    "weight": in_array("kernel_0", lambda a: a + np.float32(1)),
+    "mask": in_array("mask_1", lambda a: a ^ 1),
+    "shape": in_array("kernel_0", lambda a: a.reshape(4, 9)),
+    "another's place": swapped,
+    "name": first_entry(name="another"),
+    "mask shape": first_entry(mask_shape=[1, 6]),
+    "network": in_header(network={"architecture": {"name": "lenet5"}}),
+    "seed": in_header(seed={"seed": 1, "initializer": "kaiming_normal"}),
+    "leftovers": in_header(leftovers=1),
+    "format": in_header(format=1, sha256="00" * 32),
+    "checksum": in_array("sha256", lambda a: a[:-1]),
 }
 
 
+def forged(file, change):
+    with np.load(file) as data:
+        arrays = dict(data)
+    change(arrays)
+    np.savez(file, **arrays)
+
+
 @pytest.mark.parametrize("name", FORGED)
-def test_the_checksum_covers_every_array(name, tmp_path):
+def test_the_checksum_covers_everything(name, tmp_path):
     file = tmp_path / "t.npz"
     network = models.MLP(hidden=(6, 6)).build((3, 2, 1), 6, models.masked_parts())
     Ticket.of(network).prune(0.5).save(file)
-    with np.load(file) as data:
-        arrays = dict(data)
-    array, change = FORGED[name]
-    if change is None:
-        arrays["kernel_0"], arrays["kernel_1"] = arrays["kernel_1"], arrays["kernel_0"]
-    else:
-        arrays[array] = change(arrays[array])
-    np.savez(file, **arrays)
+    forged(file, FORGED[name])
     with pytest.raises(ValueError, match="damaged: the checksum does not match"):
         Ticket.load(file)
 
@@ -232,13 +266,50 @@ def test_the_checksum_covers_every_array(name, tmp_path):
 def test_a_file_of_a_newer_format_is_refused(tmp_path):
     file = tmp_path / "t.npz"
     Ticket.of(small()).save(file)
-    with np.load(file) as data:
-        arrays = dict(data)
-    header = json.loads(arrays["header"].tobytes()) | {"format": 99}
-    arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
-    np.savez(file, **arrays)
-    with pytest.raises(ValueError, match="format 99 is newer than this program's 1"):
+    forged(file, in_header(format=99))
+    with pytest.raises(ValueError, match="format 99 is newer than this program's 2"):
         Ticket.load(file)
+
+
+def of_the_first_format(arrays):
+    """The checksum in the header, over all arrays but the header."""
+    header, _ = arrays.pop("header"), arrays.pop("sha256")
+    digest = hashlib.sha256()
+    for name, value in sorted(arrays.items()):
+        digest.update(f"{name}{value.dtype.str}{value.shape}".encode() + value.tobytes())
+    arrays["header"] = header
+    in_header(format=1, sha256=digest.hexdigest())(arrays)
+
+
+@pytest.mark.parametrize("kind", ["stored", "none", "seed", "described"])
+def test_files_of_the_first_format_are_still_read(kind, tmp_path):
+    file, ticket = tmp_path / "t.npz", some_tickets()[kind]
+    ticket.save(file)
+    new = file.read_bytes()
+    forged(file, of_the_first_format)
+    again = Ticket.load(file)
+    assert again.seed == ticket.seed and again.network == ticket.network
+    again.save(file)
+    assert file.read_bytes() == new
+    forged(file, of_the_first_format)
+    forged(file, in_array("mask_0", lambda a: a ^ 1))
+    with pytest.raises(ValueError, match="the checksum does not match"):
+        Ticket.load(file)
+
+
+def test_the_same_ticket_gives_the_same_bytes(tmp_path):
+    written = []
+    for names in ("ab", "ba"):
+        network = small()
+        initialize(network, 3)
+        ticket = Ticket.of(network, description={name: ord(name) for name in names}).prune(0.5)
+        for entry in ticket.entries if names == "ba" else ():
+            object.__setattr__(entry, "kernel", np.asfortranarray(entry.kernel))
+        ticket.save(tmp_path / "t.npz")
+        written.append((tmp_path / "t.npz").read_bytes())
+    assert written[0] == written[1]
+    with zipfile.ZipFile(tmp_path / "t.npz") as archive:
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 def test_a_seed_gives_the_same_weights_again_and_a_wrong_one_is_refused(tmp_path):
@@ -352,8 +423,16 @@ REFUSED = {
         "holds masks only",
     ),
     "another recipe": (
-        lambda: dataclasses.replace(some_tickets()["seed"].seed, recipe=2).draw(small()),
+        lambda: dataclasses.replace(some_tickets()["seed"].seed, recipe=2).kernels(small()),
         "recipe 2 is not this program's 1",
+    ),
+    "a kernel of another shape": (
+        lambda: Entry("k", (3, 4), np.ones((3, 4), bool), np.ones((4, 3), "float32")),
+        r"entry 'k' of shape \(3, 4\) cannot have .* a kernel of shape \(4, 3\)",
+    ),
+    "a mask of no group": (
+        lambda: Entry("k", (3, 4), np.ones((2, 4), bool)),
+        r"entry 'k' of shape \(3, 4\) cannot have a mask of shape \(2, 4\)",
     ),
     "overlap of other networks": (
         lambda: Ticket.of(small(8)).overlap(Ticket.of(small(9))),
@@ -385,6 +464,50 @@ def test_refused(name):
     call, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def changed(ticket, **fields):
+    return dataclasses.replace(ticket, **fields)
+
+
+def without_last(ticket):
+    return changed(ticket, leftovers=ticket.leftovers[:-1])
+
+
+HALF = {  # a ticket of small() that another network cannot take whole, and that network
+    "a search": (lambda t: t, lambda: small(search=True, density=0.5)),
+    "another width": (lambda t: t, lambda: small(9)),
+    "a variable less": (without_last, small),
+    "a bias of another shape": (lambda t: changed(t, leftovers=t.leftovers[::-1]), small),
+    "another seed": (
+        lambda t: changed(
+            t,
+            entries=tuple(dataclasses.replace(e, kernel=None) for e in t.entries),
+            seed=Seed(12, "standard", hash="0"),
+        ),
+        small,
+    ),
+    "masks only": (
+        lambda t: changed(
+            t, entries=(t.entries[0], dataclasses.replace(t.entries[1], kernel=None))
+        ),
+        small,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_a_ticket_is_applied_whole_or_not_at_all(name):
+    change, make = HALF[name]
+    ticket = change(Ticket.of(shaken(small())).prune(0.4))
+    network = make()
+    before = [v.numpy() for v in network.variables]
+    with pytest.raises(
+        ValueError, match=r"position|scores|where the ticket|gives other|masks only"
+    ):
+        ticket.apply(network, weights=True)
+    for variable, value in zip(network.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
 
 
 def test_a_mask_that_would_empty_a_layer_is_refused():

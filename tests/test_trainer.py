@@ -17,7 +17,7 @@ from rst_tf import (
     random,
 )
 from rst_tf.callbacks import MaskGuard, MaskPictures, StopOnNonFinite
-from rst_tf.keras_optimizers import CoupledSGD
+from rst_tf.keras_optimizers import CoupledSGD, forget
 from rst_tf.models import MLP
 
 X, Y = easy_data(96)
@@ -35,7 +35,13 @@ OPTIMIZERS = {
     "keras sgd": lambda: keras.optimizers.SGD(0.1, 0.9, weight_decay=5e-3),
     "adam": lambda: keras.optimizers.Adam(0.01),
     "adamw": lambda: keras.optimizers.AdamW(0.01, weight_decay=0.05),
+    "scaled adamw": lambda: scaled(keras.optimizers.AdamW(0.01, weight_decay=0.05)),
+    "scaled coupled sgd": lambda: scaled(CoupledSGD(0.1, 0.9, 5e-3)),
+    "averaging adam": lambda: keras.optimizers.Adam(0.01, use_ema=True, ema_overwrite_frequency=5),
+    "rmsprop": lambda: keras.optimizers.RMSprop(0.01, momentum=0.9, centered=True),
+    "muon": lambda: keras.optimizers.Muon(0.01, exclude_layers=["never"]),
 }
+scaled = keras.optimizers.LossScaleOptimizer
 
 
 def trained(objective, network, optimizer=None, epochs=4, x=X, y=Y, callbacks=(), **options):
@@ -73,6 +79,49 @@ def test_pruned_weights_keep_their_bits_under_every_optimiser(name):
         cut = np.broadcast_to(m.mask.numpy() == 0, m.shape)
         assert (m.kernel.numpy()[cut] == old[cut]).all()
         assert (m.kernel.numpy()[~cut] != old[~cut]).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_masks_that_shrink_in_a_training_hold_at_once(name):
+    network = pruned()
+    trainer, _ = trained(Natural(), network, OPTIMIZERS[name](), epochs=2)
+    Ticket.of(network).prune(rate=0.5).apply(network)
+    kernels = masked_kernels(network)
+    forget(trainer.optimizer, kernels)
+    before = [m.kernel.numpy() for m in kernels]
+    trainer.fit(X, Y, batch_size=16, epochs=2, verbose=0, callbacks=[MaskGuard()])
+    for m, old in zip(kernels, before, strict=True):
+        cut = m.mask.numpy() == 0
+        assert m.kernel.numpy()[cut].tobytes() == old[cut].tobytes()
+        assert (m.kernel.numpy()[~cut] != old[~cut]).mean() > 0.5
+
+
+def test_an_average_over_steps_leaves_pruned_weights_alone():
+    network = pruned()
+    before = [m.kernel.numpy() for m in masked_kernels(network)]
+    average = keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9)
+    trained(Natural(), network, average, jit_compile=False)  # XLA rounds otherwise
+    for m, old in zip(masked_kernels(network), before, strict=True):
+        cut = m.mask.numpy() == 0
+        assert (m.kernel.numpy()[cut] == old[cut]).all()
+
+
+@pytest.mark.parametrize("every,wrapped", [(None, True), (3, False)])
+def test_decay_alone_shrinks_what_is_kept_and_not_excluded(every, wrapped):
+    network = pruned()
+    before = [m.kernel.numpy() * m.mask.numpy() for m in masked_kernels(network)]
+    biases = [v for v in network.trainable_variables if v.name == "bias"]
+    for bias in biases:
+        bias.assign(np.ones(bias.shape))
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5, gradient_accumulation_steps=every)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    trainer = RobustTrainer(network, Natural())
+    trainer.compile(scaled(optimizer) if wrapped else optimizer)
+    trainer.fit(X, Y, sample_weight=np.zeros((96, 1)), batch_size=16, verbose=0)  # 6 steps
+    for m, old in zip(masked_kernels(network), before, strict=True):
+        expected = 0.95 ** (6 // (every or 1)) * old
+        np.testing.assert_allclose(m.kernel.numpy() * m.mask.numpy(), expected, rtol=1e-5)
+    assert len(biases) == 2 and all((bias.numpy() == 1).all() for bias in biases)
 
 
 @pytest.mark.parametrize("name", ["coupled sgd", "keras sgd", "adamw"])
@@ -145,7 +194,8 @@ def test_validation_has_its_own_measures_and_attack():
 def test_accepts_sample_weights_and_dictionaries_with_an_index():
     trainer = RobustTrainer(pruned(), Adversarial(ATTACK), seed=0)
     trainer.compile(keras.optimizers.SGD(0.1))
-    trainer.fit(X, Y, sample_weight=np.zeros(96), batch_size=16, verbose=0)
+    for weights in (np.zeros(96), np.zeros((96, 1))):
+        trainer.fit(X, Y, sample_weight=weights, batch_size=16, verbose=0)
     np.testing.assert_array_equal(trainer.network.get_weights()[0], pruned().get_weights()[0])
     data = tf.data.Dataset.from_tensor_slices(({"image": X, "index": np.arange(96)}, Y)).batch(16)
     trainer.fit(data, validation_data=data, verbose=0)
@@ -190,6 +240,19 @@ def test_a_loss_that_is_not_finite_ends_the_training():
         trained(Natural(), pruned(), keras.optimizers.SGD(1e30), callbacks=[StopOnNonFinite()])
 
 
+def test_l1_pulls_every_kept_kernel_weight_and_no_other():
+    network = pruned()
+    before = {id(v): v.numpy() for v in network.variables}
+    trainer = RobustTrainer(network, Natural(), l1=0.01)
+    trainer.compile(keras.optimizers.SGD(0.1))
+    trainer.fit(X[:8], Y[:8], sample_weight=np.zeros(8), verbose=0)
+    for m in masked_kernels(network):
+        old = before.pop(id(m.kernel))
+        pull = 0.1 * 0.01 * np.sign(old) * m.mask.numpy()
+        np.testing.assert_allclose(m.kernel.numpy(), old - pull, rtol=1e-6)
+    assert all(np.array_equal(v, before.get(id(v), v)) for v in network.variables)
+
+
 def softmaxed():
     return keras.Sequential(
         [keras.Input((6, 6, 1)), keras.layers.Flatten(), keras.layers.Dense(4, "softmax")]
@@ -208,7 +271,11 @@ REFUSED = {
     ),
     "one-hot labels": (
         lambda: trained(Natural(), small(), y=np.eye(4, dtype="float32")[Y]),
-        "labels must be integers",
+        r"labels must be integers \[n\], not one-hot; received float32 of shape \(16, 4\)",
+    ),
+    "one-hot labels as integers": (
+        lambda: trained(Natural(), small(), y=np.eye(4, dtype="int32")[Y]),
+        r"labels must be integers \[n\], not one-hot; received int32 of shape \(16, 4\)",
     ),
     "images of 0 to 255": (
         lambda: trained(Natural(), small(), x=(X * 255).astype("uint8")),
@@ -223,6 +290,14 @@ REFUSED = {
     "labels beyond the logits": (
         lambda: trained(Natural(), small(), y=Y + 1),
         "y must be labels from 0 to 3, the network's logits; received 1 to 4",
+    ),
+    "l1 of no masked kernel": (
+        lambda: RobustTrainer(regularised(), Natural(), l1=0.1),
+        "l1 needs masked kernels that are trained; received l1=0.1",
+    ),
+    "l1 of frozen kernels": (
+        lambda: RobustTrainer(small(search=True, density=0.5), Natural(), l1=0.1),
+        "l1 needs masked kernels that are trained; received l1=0.1",
     ),
     "saving the trainer": (
         lambda: trained(Natural(), small(), epochs=1)[0].save("x.keras"),
@@ -301,6 +376,19 @@ def test_evaluation_is_in_inference_mode_under_the_evaluation_attack():
     )
 
 
+@pytest.mark.parametrize("absorbed", [False, True])
+def test_robust_accuracy_is_no_number_where_the_attack_gives_none(absorbed):
+    """sqrt(0) has no gradient; a network that passes NaN pixels over still has finite logits."""
+    image = keras.Input((6, 6, 1))
+    x = keras.layers.Lambda(keras.ops.nan_to_num)(image) if absorbed else image
+    x = keras.layers.Lambda(lambda x: x + keras.ops.sqrt(0 * x))(x)
+    network = keras.Model(image, keras.layers.Dense(4)(keras.layers.Flatten()(x)))
+    trainer = RobustTrainer(network, Adversarial(ATTACK))
+    trainer.compile(keras.optimizers.SGD(1e-9))
+    found = trainer.evaluate(X, Y, verbose=0, return_dict=True)
+    assert np.isnan(found["robust_accuracy"]) and 0 <= found["accuracy"] <= 1
+
+
 def test_an_objective_is_judged_on_true_labels_and_cross_entropy():
     attack = PGD(0.1, label="predicted", start="gaussian")
     judged = RobustTrainer(small(), Trades(attack)).evaluation_attack
@@ -347,5 +435,5 @@ def test_the_guard_looks_at_the_end_of(moment):
     look()
     scores = masked_kernels(network)[0].scores
     scores.assign(-scores.numpy()[::-1])
-    with pytest.raises(RuntimeError, match="differs from its scores"):
+    with pytest.raises(FloatingPointError, match="differs from its scores"):
         look()

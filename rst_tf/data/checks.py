@@ -22,8 +22,8 @@ def checked_images(images, name: str) -> np.ndarray:
     return images.astype(np.float32, copy=False)
 
 
-def checked_labels(labels, name: str, count: int) -> tuple[np.ndarray, int]:
-    """Labels as int32 [N], and the number of classes they speak of; one-hot rows are accepted."""
+def checked_labels(labels, name: str, count: int) -> tuple[np.ndarray, int | None]:
+    """Labels as int32 [N]; of one-hot rows, which are accepted, also the number of classes."""
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -44,4 +44,4 @@ def checked_labels(labels, name: str, count: int) -> tuple[np.ndarray, int]:
         raise ValueError(f"{name} must not be negative; received {labels.min()}")
     if labels.max() >= 2**31:
         raise ValueError(f"{name} must be class numbers below 2**31; received {labels.max()}")
-    return labels.astype(np.int32), int(labels.max()) + 1
+    return labels.astype(np.int32), None

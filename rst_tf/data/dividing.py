@@ -53,7 +53,7 @@ def divide(
             )
         train = train.limited(train_limit, split_seed)
     _every_class_is_trained(train, parts)
-    return Splits(train, valid, test, parts.class_names, notes)
+    return Splits(train, valid, test, parts.class_names, notes + _unseen(parts))
 
 
 def _take(split: Split, rows: np.ndarray) -> tuple[Split, Split]:
@@ -78,6 +78,14 @@ def _validation_rows(labels: np.ndarray, count: int, origin: str, seed: int) -> 
         return stratified(labels, count, seed, "data/validation")
     rows = np.arange(len(labels))
     return rows[:count] if origin == "first" else rows[-count:]
+
+
+def _unseen(parts: Parts) -> tuple[str, ...]:
+    """A note on classes that the source speaks of and has no training example of."""
+    lost = np.setdiff1d(np.arange(len(parts.class_names)), parts.train.labels)
+    names = ", ".join(repr(parts.class_names[label]) for label in lost[:3])
+    more = ", ..." if len(lost) > 3 else ""
+    return (f"no training example of class {names}{more}",) if lost.size else ()
 
 
 def _every_class_is_trained(train: Split, parts: Parts) -> None:

@@ -82,8 +82,8 @@ def parts_of(arrays: dict, class_names: tuple[str, ...] | None = None, where: st
     for part in (name for name in ("train", "valid", "test") if name in arrays):
         x, y = arrays[part]
         images = checked_images(x, f"{where}x_{part}")
-        labels, present = checked_labels(y, f"{where}y_{part}", len(images))
-        classes = classes or _plausible(present, len(images), f"{where}y_{part}")
+        labels, columns = checked_labels(y, f"{where}y_{part}", len(images))
+        classes = classes or columns or _counted(labels, f"{where}y_{part}")
         if labels.max() >= classes:
             raise ValueError(
                 f"{where}y_{part} must be in 0..{classes - 1}; received {labels.max()}"
@@ -99,12 +99,19 @@ def parts_of(arrays: dict, class_names: tuple[str, ...] | None = None, where: st
     return Parts(splits["train"], splits.get("valid"), splits.get("test"), names)
 
 
-def _plausible(classes: int, examples: int, name: str) -> int:
-    if classes > examples:
+def _counted(labels: np.ndarray, name: str) -> int:
+    """The number of classes where only the training labels tell it."""
+    lowest, highest = int(labels.min()), int(labels.max())
+    if highest >= len(labels):
         raise ValueError(
-            f"{name} must be class numbers from 0; received {classes - 1} among {examples} labels"
+            f"{name} must be class numbers from 0; received {highest} among {len(labels)} labels"
         )
-    return classes
+    if lowest > 0:
+        raise ValueError(
+            f"{name} must be class numbers from 0; received {lowest} to {highest}, so that class 0 "
+            f"would never be seen: subtract {lowest}"
+        )
+    return highest + 1
 
 
 def _sample() -> Parts:

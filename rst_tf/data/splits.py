@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from rst_tf.data.images import decoded
+from rst_tf.data.images import decoded, in_words
 from rst_tf.data.sampling import stratified
 
 
@@ -140,11 +140,15 @@ class FileSplit(Split):
         return replace(self, labels=self.labels[rows], index=self.index[rows], names=names)
 
     def pixels(self):
-        """All images, read into memory."""
+        """All images, read into memory; ValueError if a file is damaged."""
         import tensorflow as tf
 
         rows = tf.data.Dataset.range(len(self)).batch(64)
-        return np.concatenate(list(rows.map(self.reader(), tf.data.AUTOTUNE).as_numpy_iterator()))
+        images = rows.map(self.reader(), tf.data.AUTOTUNE).as_numpy_iterator()
+        try:
+            return np.concatenate(list(images))
+        except tf.errors.InvalidArgumentError as error:
+            raise in_words(error) or error from error
 
     def reader(self):
         """Reads and decodes the files."""

@@ -1,6 +1,8 @@
 """Image classification data sets of TensorFlow Datasets, read into memory."""
 
 import difflib
+import logging
+import textwrap
 
 import numpy as np
 
@@ -27,7 +29,7 @@ def read_tfds(name: str, image_size: int | None) -> tuple[dict, tuple[str, ...]]
     shape = features[supervised[0]].shape
     if image_size is None and None in shape:
         raise ValueError(f"image_size is needed: images of {name!r} have several sizes {shape}")
-    builder.download_and_prepare()
+    _prepare(builder, name)
     parts = {
         role: _arrays(builder, part, image_size)
         for part, role in _ROLES.items()
@@ -56,6 +58,34 @@ def _builder(name: str):
             f"unknown source {name!r}{hint} (known: sample, npz:PATH, folder:PATH and the names "
             "of TensorFlow Datasets)"
         ) from error
+
+
+def _prepare(builder, name: str) -> None:
+    """Downloads the set unless it is there; says so first, for without a network that takes long.
+
+    Raises:
+        ValueError: It cannot be had; in one line, whatever TensorFlow Datasets raised.
+    """
+    if not builder.is_prepared():
+        logging.getLogger(__name__).warning(
+            "%s: downloading %s for %s; without a network this fails after some minutes",
+            name,
+            builder.info.download_size,
+            builder.data_dir,
+        )
+    retries = logging.getLogger("urllib3.connectionpool")
+    level = retries.level
+    retries.setLevel(logging.ERROR)
+    try:
+        builder.download_and_prepare()
+    except Exception as error:
+        reason = textwrap.shorten(str(error), 160, placeholder=" ...")
+        raise ValueError(
+            f"source {name!r} cannot be downloaded ({type(error).__name__}: {reason}); "
+            "data.source can also be sample, npz:PATH or folder:PATH"
+        ) from error
+    finally:
+        retries.setLevel(level)
 
 
 def _arrays(builder, part: str, image_size: int | None) -> tuple[np.ndarray, np.ndarray]:
