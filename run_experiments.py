@@ -22,6 +22,9 @@ from typing import Any
 from flags import command_line, folders
 from flags.binding import Binding, Bound
 from flags.parsing import expand, scan
+from rst_tf import strategies
+from rst_tf.cluster import ClusterError
+from rst_tf.quiet import start_tensorflow
 
 PROGRAM = "run_experiments"
 
@@ -39,6 +42,8 @@ class Options:
             folder `seed_N` of the workdir, and one report on all. If none, one run.
         dry_run: Only tell what the run would take, and what differs from the preset.
         force: Move what is in the workdir aside, to WORKDIR.old-1, and begin anew.
+        strategy: Devices to train on: none, one; mirrored, all of this machine; multiworker, the
+            machines that TF_CONFIG names, on each of which the same command is started.
         debug: Show the traceback of an error.
     """
 
@@ -47,6 +52,7 @@ class Options:
     trials: int | None = None
     dry_run: bool = False
     force: bool = False
+    strategy: strategies.Name = "none"
     debug: bool = False
 
     def __post_init__(self):
@@ -64,17 +70,20 @@ def main(argv: list[str]) -> None:
     runs = runs_of(bound, workdir)
     if options.dry_run:
         print(command_line.differences(bound), f"workdir   {workdir}", sep="\n\n", flush=True)
-    elif options.force and (moved := folders.move_aside(workdir)):
-        say(f"moved {workdir} to {moved}")
-    if not options.debug:
-        from rst_tf.quiet import start_tensorflow
-
-        start_tensorflow()
-    if options.dry_run:
-        tell(bound)
-    else:
-        run(runs)
-        report(workdir, list(runs))
+    with strategies.scope(options.strategy):
+        strategies.check_same({**bound.values, "trials": options.trials})
+        if options.force and not options.dry_run and strategies.is_chief():
+            moved = folders.move_aside(workdir)
+            if moved:
+                say(f"moved {workdir} to {moved}")
+        if not options.debug:
+            start_tensorflow()
+        if options.dry_run:
+            tell(bound)
+        else:
+            run(runs)
+            if strategies.is_chief():
+                report(workdir, list(runs))
 
 
 def configured(argv: list[str]) -> Bound:
@@ -143,7 +152,8 @@ def run(runs: dict[Path, Any]) -> None:
     """One after the other; what is finished is skipped."""
     for number, (folder, config) in enumerate(runs.items(), 1):
         try:
-            config.run(folder)
+            with strategies.folder_of_worker(folder) as own:
+                config.run(own)
         except Exception as error:
             if len(runs) > 1:
                 error.add_note(f"in trial {number} of {len(runs)}, {folder}")
@@ -181,7 +191,7 @@ def run_errors() -> tuple[type[Exception], ...]:
     """What a run raises when it refuses to go on."""
     from experiments.experiment import RunError
 
-    return (RunError,)
+    return (RunError, ClusterError)
 
 
 if __name__ == "__main__":

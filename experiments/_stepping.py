@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import tensorflow as tf
 
+from rst_tf import strategies
 from rst_tf.trainer import RobustTrainer
 
 
@@ -51,8 +52,8 @@ class SteppingTrainer(RobustTrainer):
             many = tf.function(many)
 
         def train_function(iterator):
-            many(iterator, tf.constant(next(self.sizes)))
-            used = (meter for meter in self.metrics if float(meter.count))
-            return {meter.name: float(meter.result()) for meter in used}
+            with strategies.exchange():
+                many(iterator, tf.constant(next(self.sizes)))
+                return self.get_metrics_result()
 
         self.train_function = train_function

@@ -1,5 +1,6 @@
 """What happens between the steps of a round: evaluation, the best ticket, checkpoints, stopping."""
 
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import keras
 
 from experiments import checkpoint
 from experiments.interruption import Interrupted
+from rst_tf import strategies
 from rst_tf.callbacks import Progress
 from rst_tf.ticket import Ticket
 
@@ -83,12 +85,13 @@ class Watch(keras.callbacks.Callback):
             self._evaluate(logs)
             self.model.reset_metrics()
         finished = self.step == self.session.total
-        if not finished and (self.step in self.due or self.session.wish.number):
+        stops = not finished and strategies.any_worker(self.session.wish.number is not None)
+        if not finished and (self.step in self.due or stops):
             self._save()
-        if not finished and self.session.wish.number:
+        if stops:
             self.progress.close()
             where = f"step {self.step:,} of {self.session.total:,} of round {self.round}"
-            raise Interrupted(self.session.wish.number, where)
+            raise Interrupted(self.session.wish.number or signal.SIGTERM, where)
 
     def on_train_end(self, logs=None):
         """Ends the progress bar's line, and gives TensorBoard's table of runs its results."""

@@ -28,7 +28,10 @@ def environment() -> dict[str, Any]:
         "platform": platform.system(),
         "processor": platform.machine(),
         "cpus": len(os.sched_getaffinity(0)),
-        "devices": [device.name for device in tf.config.list_logical_devices()],
+        "devices": [
+            f"/device:{d.device_type}:{d.name.rpartition(':')[2]}"
+            for d in tf.config.list_logical_devices()
+        ],
         "strategy": type(strategy).__name__,
         "replicas": strategy.num_replicas_in_sync,
         "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from experiments.experiment import Experiment, RunError
 from experiments.interruption import Wish, stop_wishes
 from experiments.workdir import Workdir
+from rst_tf import strategies
 from rst_tf.attacks import Attack
 from rst_tf.data import Data
 from rst_tf.models import MLP, Architecture
@@ -124,6 +125,7 @@ class Session:
         self.wish = Wish()
         self.splits = settings.data.load()
         self.steps_per_epoch = steps_per_epoch(len(self.splits.train), settings.batch_size)
+        strategies.check_batches(len(self.splits.train), settings.batch_size)
         self.total = self.steps(settings.train_steps, "train_steps")
         self.evaluation_steps(0)
         shape, classes = self.splits.shape, self.splits.classes
@@ -244,9 +246,12 @@ class Session:
             RunError: The loss is not finite, or a pruned weight moved.
             Interrupted: Somebody asked to stop.
         """
+        import tensorflow as tf
+
         from experiments._stepping import calls
         from experiments._watch import Watch
         from rst_tf.callbacks import MaskGuard, StopOnNonFinite
+        from rst_tf.data.images import in_words
 
         self._warn_of_changes()
         trainer = self.trainer()
@@ -259,6 +264,8 @@ class Session:
             self.fit(trainer, step, watch.sizes, guards)
         except FloatingPointError as error:
             raise RunError(f"round {round_number}: {error}") from error
+        except tf.errors.InvalidArgumentError as error:  # a damaged image, for one
+            raise in_words(error) or error from error
         self.save_ticket(f"round_{round_number:02d}")
         self.workdir.checkpoint.unlink(missing_ok=True)
 

@@ -193,4 +193,4 @@ def _forward(network, norm_mode: NormMode):
                 return network(x, training=True)
 
         return forward
-    return lambda x: network(x, training=norm_mode == "update")
+    return network if norm_mode == "eval" else lambda x: network(x, training=True)

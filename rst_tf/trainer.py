@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from rst_tf import keras_optimizers, random
+from rst_tf import keras_optimizers, random, strategies
 from rst_tf.attacks.attack import Attack, check_logits
 from rst_tf.objectives import Adversarial, Objective
 from rst_tf.traversal import masked_kernels, masked_layers, trained_variables, walk
@@ -69,10 +69,18 @@ class RobustTrainer(keras.Model):
             **kwargs: What Keras takes besides: steps_per_execution, run_eagerly, ...
 
         Raises:
-            ValueError: `loss` or `metrics` was given.
+            ValueError: `loss` or `metrics` was given, XLA asked for on several devices, or
+                `steps_per_execution` with several workers, with which Keras cannot do it.
         """
+        alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
+        if jit_compile is True and not alone:
+            raise ValueError("jit_compile: XLA cannot compile a step on several devices")
+        if strategies.several_workers() and kwargs.get("steps_per_execution", 1) != 1:
+            raise ValueError(
+                "steps_per_execution must be 1 with several workers; received "
+                f"steps_per_execution={kwargs['steps_per_execution']!r}"
+            )
         if jit_compile == "auto":
-            alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
             jit_compile = (
                 alone and not kwargs.get("run_eagerly") and not has_convolutions(self.network)
             )
@@ -104,7 +112,14 @@ class RobustTrainer(keras.Model):
             ValueError: Images outside [0, 1], or labels beyond the network's logits.
         """
         _check_first(self.network, x, y)
-        return super().fit(x, y, *args, **kwargs)
+        strategy = self.distribute_strategy
+        if "validation_data" in kwargs:
+            kwargs["validation_data"] = strategies.split(kwargs["validation_data"], strategy)
+        return super().fit(strategies.split(x, strategy), y, *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        """As in Keras."""
+        return super().evaluate(strategies.split(x, self.distribute_strategy), y, *args, **kwargs)
 
     def train_step(self, data):
         """Perturb, differentiate, step, refresh the masks."""
@@ -158,7 +173,10 @@ class RobustTrainer(keras.Model):
             if logits is not None:
                 self._meters[name].update_state(_right(logits, y, images))
                 seen.append(name)
-        return {name: self._meters[name].result() for name in seen}
+        results = {name: self._meters[name].result() for name in seen}
+        if strategies.several_workers():  # whose results Keras averages along axis 0
+            return {name: result[tf.newaxis] for name, result in results.items()}
+        return results
 
     def save(self, *args, **kwargs):
         """Refused: a trainer is never saved, its network is."""

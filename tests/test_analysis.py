@@ -12,26 +12,35 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from workdirs import (
+    ATTACK,
+    KEPT,
+    Case,
+    config_of,
+    make_run,
+    rows_of,
+    save_ticket,
+    short,
+    write_results,
+)
 
-from rst_tf.analysis import formats, page, report, results, runs, tables, words
+from rst_tf.analysis import (
+    estimates,
+    formats,
+    groups,
+    page,
+    printing,
+    records,
+    report,
+    results,
+    runs,
+    tables,
+    tickets,
+    words,
+)
 
 ROOT = Path(__file__).parents[1]
-ATTACK = "PGD(epsilon=0.1, steps=20)"
-TRAIN_ATTACK = "PGD(epsilon=0.1, steps=7)"
 LONG_ATTACK = "PGD(epsilon=0.1, steps=100, step_size=0.0025, start=uniform, restarts=20)"
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A synthetic run: per round its density and its (valid, test) robust accuracies by step."""
-
-    rounds: tuple[tuple[float, tuple[tuple[float, float], ...]], ...]
-    attack: str | None = ATTACK
-    seeds: tuple[int, ...] = (0,)
-    examples: int | None = 1000
-    best: tuple[int, ...] = ()  # expected index of the best step, by round
-    headline: int = 0  # expected round of the headline
-
 
 CASES = {
     "adversarial": Case(
@@ -84,74 +93,25 @@ CASES = {
 }
 MATCHED = {"adversarial", "natural", "several seeds"}  # a sparse network is as good as dense
 CASE = pytest.mark.parametrize("name", CASES)
-KEPT = 10_000
-
-
-def rows_of(case: Case, seed: int) -> list[list]:
-    rows = []
-    for round, (density, evaluations) in enumerate(case.rounds):
-        for index, pair in enumerate(evaluations):
-            head = [round, 250 * index, "train", density, int(KEPT * density)]
-            if index and case.attack:
-                rows.append([*head, TRAIN_ATTACK, 0.6, "", "", 0.4 if index > 1 else ""])
-            for split, value in zip(("valid", "test"), pair, strict=True):
-                value = round_(value + 0.01 * seed)
-                clean = round_((1 + value) / 2) if case.attack else value
-                robust = [0.7, value] if case.attack else ["", ""]
-                head = [round, 250 * index, split, density, int(KEPT * density)]
-                rows.append([*head, case.attack or "", 0.5, clean, *robust])
-    return rows
-
-
-def round_(value: float) -> float:
-    return float(f"{value:.4f}")
-
-
-def write_results(workdir: Path, rows: list[list]) -> None:
-    with open(workdir / "results.csv", "w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([results.COLUMNS, *rows])
-
-
-def config_of(case: Case, seed: int) -> dict:
-    attack = {"name": "pgd", "epsilon": 8 / 255, "step_size": None}
-    config = {
-        "experiment": {
-            "name": "iterative_pruning",
-            "network": {"name": "lenet", "hidden": [300, 100]},
-            "data": {"source": "mnist", "validation": 0.1},
-            "objective": {"name": "adversarial", "attack": attack},
-            "rewind": "reset",
-            "seed": seed,
-        },
-        "environment": {"python": "3.11", "threads": 2, "jit": False},
-        "command": ["run_experiments.py", "--preset=a b"],
-    }
-    return config | ({"dataset": {"test_examples": case.examples}} if case.examples else {})
 
 
 def make(folder: Path, name: str) -> list[Path]:
     """The workdirs of a case, one per seed."""
-    case, made = CASES[name], []
-    for seed in case.seeds:
-        workdir = folder / f"seed_{seed}"
-        (workdir / "tensorboard").mkdir(parents=True)
-        (workdir / "config.json").write_text(json.dumps(config_of(case, seed)))
-        write_results(workdir, rows_of(case, seed))
-        made.append(workdir)
-    return made
+    case = CASES[name]
+    return [make_run(folder / f"seed_{seed}", case, seed) for seed in case.seeds]
+
+
+def group_of(workdirs: list[Path]) -> groups.Group:
+    (group,) = groups.groups_of([runs.load(workdir) for workdir in workdirs])
+    return group
+
+
+def terminal(table: tables.Table) -> str:
+    return printing.text(formats.columns(table, False), formats.notes(table, False))
 
 
 def table_of(workdirs: list[Path]) -> tables.Table:
-    loaded = [runs.load(workdir) for workdir in workdirs]
-    runs.same_experiment(loaded)
-    return tables.table(loaded)
-
-
-def save_ticket(workdir: Path, round: int, shape: tuple[int, ...], mask: np.ndarray) -> None:
-    from rst_tf.ticket import Entry, Ticket
-
-    ticket = Ticket((Entry("first", shape, mask), Entry("second", (2, 2), np.ones((2, 2), bool))))
-    ticket.save(workdir / "tickets" / f"round_{round:02d}.npz")
+    return group_of(workdirs).table
 
 
 # Choosing
@@ -188,11 +148,13 @@ def test_the_test_split_chooses_nothing(tmp_path, name):
         rows = rows_of(CASES[name], CASES[name].seeds[seed])
         for row in rows:
             if row[2] == "test":
-                row[7] = round_(rng.random())
-                row[9] = round_(rng.random()) if CASES[name].attack else ""
+                row[7] = short(rng.random())
+                row[9] = short(rng.random()) if CASES[name].attack else ""
         write_results(workdir, rows)
     after = table_of(workdirs)
-    assert [line.best.steps for line in after.lines] == [line.best.steps for line in before.lines]
+    assert [line.chosen.steps for line in after.lines] == [
+        line.chosen.steps for line in before.lines
+    ]
     assert tables.highlight(after)[0].round == tables.highlight(before)[0].round
 
 
@@ -222,7 +184,7 @@ def expected(name: str, round: int, index: int) -> tuple[list[float], list[float
 @CASE
 def test_csv_agrees_with_results(tmp_path, name):
     case = CASES[name]
-    text = formats.comma_separated(table_of(make(tmp_path, name)))
+    text = printing.comma_separated(records.of_table(table_of(make(tmp_path, name))))
     lines = list(csv.DictReader(text.splitlines()))
     measure = "robust_accuracy" if case.attack else "accuracy"
     assert len(lines) == len(case.rounds)
@@ -249,14 +211,15 @@ def test_csv_agrees_with_results(tmp_path, name):
 @CASE
 def test_every_printed_table_has_the_same_cells(tmp_path, name):
     workdirs = make(tmp_path, name)
-    loaded, table = [runs.load(workdir) for workdir in workdirs], table_of(workdirs)
-    markdown, html = formats.markdown(table), page.html(loaded, table, {}, {})
+    group = group_of(workdirs)
+    columns, notes = formats.columns(group.table, True), formats.notes(group.table, True)
+    markdown, html = printing.markdown(columns, notes), page.html([group], {}, {})
     body = [line for line in markdown.splitlines() if line.startswith("|")][2:]
     marked = [[cell.strip() for cell in line.strip("|").split("|")] for line in body]
     tree = ElementTree.fromstring(html.removeprefix("<!DOCTYPE html>"))
     shown = [[cell.text for cell in row] for row in tree.findall(".//table")[0].find("tbody")]
     assert [[cell.replace("\u2212", "-") for cell in row] for row in shown] == marked
-    printed = [line.split() for line in formats.text(table).splitlines()]
+    printed = [line.split() for line in terminal(group.table).splitlines()]
     for round, (cells, index) in enumerate(zip(marked, CASES[name].best, strict=True)):
         accuracy, values = expected(name, round, index)
         assert cells[1] == f"{int(KEPT * CASES[name].rounds[round][0]):,}"
@@ -268,7 +231,7 @@ def test_every_printed_table_has_the_same_cells(tmp_path, name):
 @CASE
 def test_text_is_narrow_and_says_what_it_shows(tmp_path, name):
     table = table_of(make(tmp_path, name))
-    text = formats.text(table)
+    text = terminal(table)
     assert max(map(len, text.splitlines())) < 90
     said = " ".join(text.split())
     assert "test split" in said and "validation" in said
@@ -298,7 +261,7 @@ def test_densities_keep_two_digits(fractions, printed):
     [(0.006, "+0.6"), (-0.006, "-0.6"), (0.0004, "0.0"), (-0.0004, "0.0"), (0.0, "0.0")],
 )
 def test_differences_have_a_sign_unless_they_round_to_nothing(difference, printed):
-    assert formats.points(tables.Estimate(difference)) == printed
+    assert formats.points(estimates.Estimate(difference)) == printed
 
 
 @pytest.mark.parametrize(
@@ -306,8 +269,8 @@ def test_differences_have_a_sign_unless_they_round_to_nothing(difference, printe
     [(0.5, 10, 0.2366, 0.7634), (0.81, 10_000, 0.8022, 0.8176), (0.0, 10, 0.0, 0.2775)],
 )
 def test_wilson_interval(fraction, count, low, high):
-    assert tables.wilson(fraction, count) == pytest.approx((low, high), abs=1e-4)
-    mirrored = tables.wilson(1 - fraction, count)
+    assert estimates.wilson(fraction, count) == pytest.approx((low, high), abs=1e-4)
+    mirrored = estimates.wilson(1 - fraction, count)
     assert mirrored == pytest.approx((1 - high, 1 - low), abs=1e-4)
 
 
@@ -398,15 +361,17 @@ def test_report_goes_into_the_workdir_and_leaves_no_temporary_file(tmp_path):
     (workdir,) = make(tmp_path, "adversarial")
     report.write(workdir)
     written = {path.name for path in (workdir / "report").iterdir()}
-    pictures = {f"{name}.{kind}" for name in ("density", "steps") for kind in ("png", "svg")}
-    assert written == {"report.html", "table.csv", "table.md"} | pictures
+    names = ("density", "steps", "early_stopping")
+    pictures = {f"{name}.{kind}" for name in names for kind in ("png", "svg")}
+    texts = {"report.html", "table.csv", "table.md", "table.tex", "early_stopping.csv"}
+    assert written == texts | pictures
 
 
 def test_html_states_its_evidence(tmp_path):
     (workdir,) = make(tmp_path, "adversarial")
     report.write(workdir)
     text = re.sub(r"<[^>]+>", "", (workdir / "report" / "report.html").read_text())
-    low, high = (100 * bound for bound in tables.wilson(0.69, 1000))
+    low, high = (100 * bound for bound in estimates.wilson(0.69, 1000))
     for said in (
         "At 10.0 % of the weights: accuracy 84.5 %, robust accuracy 69.0 % (dense network 70.0 %)",
         f"{low:.1f} to {high:.1f}",
@@ -453,7 +418,7 @@ def test_first_layers_are_those_of_the_tickets(tmp_path, kind):
     for round in (0, 2):
         mask = np.random.default_rng(round).random(case.mask) < (1.0 if round == 0 else 0.5)
         save_ticket(workdir, round, case.kernel, mask)
-    layers = runs.load(workdir).first_layers()
+    layers = tickets.first_layers(runs.load(workdir))
     assert [layer.round for layer in layers] == [0, 2]
     np.testing.assert_array_equal(layers[1].mask, np.broadcast_to(mask, case.kernel))
     assert layers[1].density == (layers[1].mask.sum() + 4) / (layers[1].mask.size + 4)

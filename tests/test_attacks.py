@@ -9,7 +9,10 @@ from networks import easy_data, small
 from rst_tf import FGSM, PGD, Normalization
 from rst_tf.attacks import ATTACKS, Attack
 from rst_tf.attacks._geometry import NORMS
+from rst_tf.attacks._lanes import lanes
 from rst_tf.attacks._losses import cross_entropy, divergence
+from rst_tf.attacks.attack import logits_of
+from rst_tf.models import MLP, LeNet5
 
 X, Y = easy_data(12)
 
@@ -353,3 +356,29 @@ def test_epsilon_has_no_default():
     with pytest.raises(TypeError, match="epsilon"):
         PGD()
     assert dataclasses.fields(Attack)[0].default is dataclasses.MISSING
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_two_lanes_give_what_the_whole_batch_gives(n, jit):
+    network = MLP(hidden=(20,)).build((6, 6, 1), 4)
+    chance = np.random.default_rng(n)
+    x = tf.constant(chance.random((n, 6, 6, 1)), tf.float32)
+    y = tf.constant(chance.integers(0, 4, n), tf.int32)
+    attack = PGD(0.2, steps=3, restarts=2, iterate="best")
+    in_lanes = tf.function(lambda x, y: attack(network, x, y), jit_compile=jit)
+    at_once = attack(lambda z: network(z, training=False), x, y)
+    np.testing.assert_allclose(in_lanes(x, y), at_once, atol=1e-6)
+
+
+def test_only_dense_networks_in_inference_mode_are_attacked_in_lanes():
+    dense, convolutional = (a.build((28, 28, 1), 4) for a in (MLP(hidden=(5,)), LeNet5()))
+    found = []
+
+    @tf.function
+    def count(x):
+        calls = (logits_of(dense), lambda z: dense(z, training=True), logits_of(convolutional))
+        found.extend(len(lanes(call, x)) for call in calls)
+
+    count(tf.zeros((4, 28, 28, 1)))
+    assert found == [2, 1, 1]

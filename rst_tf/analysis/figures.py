@@ -1,42 +1,88 @@
-"""Figures of one experiment: over density, over steps, and the masks of the first layer.
+"""Figures over density and over steps, of one group of runs or of several side by side.
 
-Each is a function that gives a matplotlib figure, or None where there is nothing to draw.
+Each is a function that gives a matplotlib figure, or None where there is nothing to draw. Colour
+is density in figures over steps, and group elsewhere; a group has the same line style everywhere.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.lines import Line2D
 
-from rst_tf.analysis.formats import densities, percentages
-from rst_tf.analysis.results import Row
-from rst_tf.analysis.runs import FirstLayer, Run
-from rst_tf.analysis.style import BLUE, GREY, SEQUENTIAL, WIDTH
-from rst_tf.analysis.tables import Estimate, Line, Table
+from rst_tf.analysis import panels
+from rst_tf.analysis.estimates import Estimate
+from rst_tf.analysis.formats import densities
+from rst_tf.analysis.groups import Group, shared_dense
+from rst_tf.analysis.runs import Run
+from rst_tf.analysis.style import GREY, SEQUENTIAL, WIDTH, Pen, pen
+from rst_tf.analysis.tables import Line, Point, Table, across
 
-EARLY = 0.1  # the first part of a round, whose low accuracies do not set the axis
-PER_LINE = 7  # mask pictures side by side
+PER_LINE = 3  # panels of groups side by side
+LABEL = 30  # characters of a label in a legend before it is wrapped
 
 
-def over_density(table: Table) -> Figure | None:
-    """Test accuracies at the best step over density, with the dense network as a reference.
+def over_density(groups: Sequence[Group]) -> Figure | None:
+    """Test accuracies of the chosen networks over density, a line per group.
 
-    None if there is one density only.
+    The grey dashed line is the dense network that all groups share; a dashed line in a group's
+    colour is a group without sparse networks. None if there is one density only.
     """
-    if len(table.lines) < 2:
+    drawn = [line.density for group in groups for line in group.table.lines]
+    if len(set(drawn)) < 2:
         return None
-    panels: dict[str, Callable[[Line], Estimate]] = {"Accuracy": lambda line: line.best.accuracy}
-    if table.attack is not None:
-        panels["Robust accuracy"] = lambda line: line.best.robust_accuracy
-    figure, every_axes = _panels(panels, "test")
-    for axes, read in zip(every_axes, panels.values(), strict=True):
-        _density_curve(axes, table, [read(line) for line in table.lines])
+    names = _measures(groups[0].table)
+    figure, every_axes = panels.side_by_side([f"{_title(name)}, test (%)" for name in names])
+    for axes, name in zip(every_axes, names, strict=True):
+        for index, group in enumerate(groups):
+            lines = group.table.lines
+            values = [getattr(line.chosen, name) for line in lines]
+            estimate_curve(axes, lines, values, pen(index), 100.0)
+            if len(groups) > 1 and len(lines) == 1 and lines[0].density == 1.0:
+                axes.axhline(100 * values[0].mean, color=pen(index).colour, linestyle=(0, (4, 3)))
+        if shared_dense(groups):
+            _dense_level(axes, 100 * getattr(groups[0].table.dense.chosen, name).mean)
+        panels.density_axis(axes, drawn)
+    group_legend(figure, groups)
+    return figure
+
+
+def early_stopping(groups: Sequence[Group]) -> Figure | None:
+    """Where training would have been stopped, over density: the step, and validation there.
+
+    One row for the highest validation measure and, where losses are known, one for the lowest
+    validation loss. None if no step is later than 0 or there is one density only.
+    """
+    drawn = [line.density for group in groups for line in group.table.lines]
+    if len(set(drawn)) < 2:
+        return None
+    rows: dict[str, Callable[[Line], Point | None]] = {
+        f"highest\nvalidation\n{groups[0].table.measure}": lambda line: line.best
+    }
+    if all(line.lowest_loss for group in groups for line in group.table.lines):
+        rows["lowest\nvalidation\nloss"] = lambda line: line.lowest_loss
+    names = ["step", *(f"valid_{name}" for name in _measures(groups[0].table))]
+    figure = Figure(figsize=(WIDTH, 0.4 + 1.9 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), len(names), squeeze=False, sharex=True, sharey="col")
+    for every_axes, (criterion, read) in zip(grid, rows.items(), strict=True):
+        every_axes[0].set_ylabel(criterion)
+        for axes, name in zip(every_axes, names, strict=True):
+            scale = 1.0 if name == "step" else 100.0
+            for index, group in enumerate(groups):
+                values = [getattr(read(line), name) for line in group.table.lines]
+                estimate_curve(axes, group.table.lines, values, pen(index), scale)
+            panels.density_axis(axes, drawn, few=True)
+            (panels.step_ticks if name == "step" else panels.percent_ticks)(axes)
+            axes.set_xlabel("density (%)" if axes in grid[-1] else "")
+    for axes, name in zip(grid[0], names, strict=True):
+        axes.set_title("Step" if name == "step" else f"{_title(name[6:])} (%)")
+    group_legend(figure, groups)
     return figure
 
 
@@ -44,102 +90,158 @@ def over_steps(runs: Sequence[Run], table: Table) -> Figure:
     """Validation accuracies over the steps of each round, their mean over several seeds.
 
     Args:
-        runs: Only steps that all of them have are drawn. The best step of a single run is a dot.
+        runs: Only steps that all of them have are drawn. The chosen step of a single run is a dot.
         table: Of these runs.
     """
-    panels: dict[str, Callable[[Row], float]] = {"Accuracy": lambda row: row.accuracy}
-    if table.attack is not None:
-        panels["Robust accuracy"] = lambda row: row.robust_accuracy
-    figure, every_axes = _panels(panels, "validation")
-    colours = matplotlib.colormaps[SEQUENTIAL](np.linspace(0.0, 0.93, len(table.lines)))
-    for axes, read in zip(every_axes, panels.values(), strict=True):
+    names = _measures(table)
+    figure, every_axes = panels.side_by_side([f"{_title(name)}, validation (%)" for name in names])
+    colours = _density_colours(len(table.lines))
+    for axes, name in zip(every_axes, names, strict=True):
         late: list[float] = []
         for colour, line in zip(colours, table.lines, strict=True):
-            late += _step_curve(axes, runs, line.round, read, colour)
-        # Untrained networks would take most of the axis.
-        margin = 0.06 * (max(late) - min(late)) + 0.2
-        axes.set_ylim(min(late) - margin, max(late) + margin)
-        axes.set_xlabel("steps within the round")
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+            steps, means, _ = _curve(runs, line.round, "valid", name)
+            axes.plot(steps, means, color=colour, linewidth=1)
+            if len(runs) == 1:
+                chosen = line.chosen.steps[0]
+                value = means[steps.index(chosen)]
+                axes.plot(chosen, value, "o", color=colour, markersize=3.5, zorder=3)
+            late += panels.late_part(steps, means)
+        panels.limit(axes, late)
+        panels.step_axis(axes)
     if len(table.lines) > 1:
         _density_bar(figure, every_axes, colours, densities(table.lines))
     return figure
 
 
-def first_layer(layers: Sequence[FirstLayer]) -> Figure | None:
-    """The masks of the first layer, round by round.
+def over_steps_by_group(
+    groups: Sequence[Group], name: str, rounds: Sequence[int] = ()
+) -> Figure | None:
+    """A test accuracy over the steps: a panel per group, each beside the first group.
 
-    A layer that reads flattened images gives kept weights per pixel; any other layer gives the
-    kept fraction of each output channel. None without tickets, or if nothing is pruned.
+    As in the 2019 paper, only the first panel shows the dense network that the groups share.
+
+    Args:
+        groups: Colour is density, line style is group; bands are a standard deviation over seeds.
+        name: "accuracy" or "robust_accuracy".
+        rounds: The rounds to draw; none draws `panels.chosen_rounds`.
+
+    None for one group, or if the accuracy was not measured.
     """
-    if all(layer.mask.all() for layer in layers):
+    if len(groups) < 2 or name not in _measures(groups[0].table):
         return None
-    names = percentages([layer.density for layer in layers])
-    image = layers[0].image
-    if image is None:
-        return _channels(layers, names)
-    return _pixels([layer.mask.sum(axis=1).reshape(image).sum(axis=2) for layer in layers], names)
+    rows = _rows(groups, rounds)
+    colours = _density_colours(len(rows))
+    lines = math.ceil(len(groups) / PER_LINE)
+    figure = Figure(figsize=(WIDTH, 0.9 + 2.2 * lines), layout="constrained")
+    grid = figure.subplots(lines, min(PER_LINE, len(groups)), squeeze=False, sharey=True)
+    late: list[float] = []
+    for index, axes in enumerate(grid.flat):
+        if index >= len(groups):
+            axes.set_axis_off()
+            continue
+        hide_dense = index > 0 and shared_dense([groups[0], groups[index]])
+        for member in dict.fromkeys((0, index)):
+            several = len(groups[member].table.lines) > 1
+            for row, colour in zip(rows, colours, strict=True):
+                line = row[member]
+                if line is not None and not (hide_dense and several and line.density == 1.0):
+                    runs, dash = groups[member].runs, pen(member).dash
+                    late += _banded(axes, runs, line.round, name, colour, dash)
+        axes.set_title(wrapped(groups[index].label, 26), fontsize=8.5)
+        panels.percent_ticks(axes)
+        panels.step_axis(axes, ticks=4)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(f"{name.replace('_', ' ')}, test (%)")
+    panels.limit(grid[0, 0], late)
+    _density_legend(figure, groups, colours, [first_line(row) for row in rows])
+    return figure
 
 
-def _panels(names: Iterable[str], split: str) -> tuple[Figure, list[Axes]]:
-    names = list(names)
-    width = WIDTH if len(names) > 1 else 0.62 * WIDTH
-    figure = Figure(figsize=(width, 2.8), layout="constrained")
-    every_axes = list(figure.subplots(1, len(names), squeeze=False)[0])
-    for axes, name in zip(every_axes, names, strict=True):
-        axes.set_title(f"{name}, {split} (%)")
-        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    return figure, every_axes
-
-
-def _density_curve(axes: Axes, table: Table, values: Sequence[Estimate]) -> None:
-    density = np.array([100 * line.density for line in table.lines])
-    means = [100 * value.mean for value in values]
-    bands = [_band(value) for value in values]
+def estimate_curve(
+    axes: Axes, lines: Sequence[Line], values: Sequence[Estimate], look: Pen, scale: float
+) -> None:
+    """Draws values over density, with a band where all of them have one."""
+    density = np.array([100 * line.density for line in lines])
+    bands = [value.band for value in values]
     if None not in bands:
-        low, high = 100 * np.array(bands).T
-        axes.fill_between(density, low, high, color=BLUE, alpha=0.15, linewidth=0)
-    if table.dense is not None:
-        axes.axhline(means[0], color=GREY, linestyle=(0, (4, 3)), linewidth=1, zorder=1.5)
-        place = {"xy": (1, means[0]), "xycoords": ("axes fraction", "data"), "va": "center"}
-        offset = {"xytext": (3, 0), "textcoords": "offset points"}
-        axes.annotate("dense", **place, **offset, color=GREY, fontsize=8)
-    axes.plot(density, means, color=BLUE, marker="o", markersize=3.5)
-    axes.set_xscale("log")
-    axes.set_xlim(density.max() * 1.1, density.min() / 1.1)
-    axes.xaxis.set_major_locator(FixedLocator(_density_ticks(density)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xlabel("density (% of the weights kept)")
+        low, high = scale * np.array(bands).T
+        axes.fill_between(density, low, high, color=look.colour, alpha=0.15, linewidth=0)
+    means = [scale * value.mean for value in values]
+    axes.plot(
+        density, means, color=look.colour, linestyle=look.dash, marker=look.marker, markersize=3.5
+    )
 
 
-def _band(value: Estimate) -> tuple[float, float] | None:
-    """One standard deviation about the mean over seeds, or one network's interval."""
-    if value.std is None:
-        return value.interval
-    return value.mean - value.std, value.mean + value.std
+def group_legend(figure: Figure, groups: Sequence[Group]) -> None:
+    """The groups' lines and labels above the panels, if there is more than one group."""
+    if len(groups) > 1:
+        looks = [pen(index) for index in range(len(groups))]
+        handles = [
+            Line2D([], [], color=p.colour, linestyle=p.dash, marker=p.marker, markersize=3.5)
+            for p in looks
+        ]
+        _legend(figure, handles, [group.label for group in groups])
 
 
-def _density_ticks(density: np.ndarray) -> list[float]:
-    """1, 2, 5 times powers of ten within the range; the densities themselves if those are few."""
-    lowest = math.floor(math.log10(density.min()))
-    ticks = [base * 10.0**power for power in range(lowest, 3) for base in (1, 2, 5)]
-    ticks = [tick for tick in ticks if density.min() * 0.99 <= tick <= density.max() * 1.01]
-    return ticks if len(ticks) > 3 or len(density) > 9 else [round(value, 1) for value in density]
+def wrapped(label: str, width: int = LABEL) -> str:
+    """A label on as many lines as it needs."""
+    return "\n".join(textwrap.wrap(label, width, break_long_words=False)) or label
 
 
-def _step_curve(axes: Axes, runs: Sequence[Run], round: int, read, colour) -> list[float]:
-    """Draws one round; gives its values after the early part."""
-    curves = [{row.step: 100 * read(row) for row in run.curve(round, "valid")} for run in runs]
+def first_line(row: Sequence[Line | None]) -> Line:
+    """The first line there is in a row of several tables."""
+    return next(line for line in row if line is not None)
+
+
+def _measures(table: Table) -> list[str]:
+    return ["accuracy"] if table.attack is None else ["accuracy", "robust_accuracy"]
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _dense_level(axes: Axes, level: float) -> None:
+    axes.axhline(level, color=GREY, linestyle=(0, (4, 3)), linewidth=1, zorder=1.5)
+    place = {"xy": (1, level), "xycoords": ("axes fraction", "data"), "va": "center"}
+    offset = {"xytext": (3, 0), "textcoords": "offset points"}
+    axes.annotate("dense", **place, **offset, color=GREY, fontsize=8)
+
+
+def _curve(
+    runs: Sequence[Run], round: int, split: str, name: str
+) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """The steps that all runs have, and mean and standard deviation there in percent."""
+    curves = [
+        {row.step: 100 * getattr(row, name) for row in run.curve(round, split)} for run in runs
+    ]
     steps = sorted(set.intersection(*map(set, curves)))
-    values = [float(np.mean([curve[step] for curve in curves])) for step in steps]
-    axes.plot(steps, values, color=colour, linewidth=1)
-    if len(runs) == 1:
-        best = runs[0].best(round).step
-        axes.plot(best, curves[0][best], "o", color=colour, markersize=3.5, zorder=3)
-    late = [value for step, value in zip(steps, values, strict=True) if step >= EARLY * steps[-1]]
-    return late if len(late) > 2 else values
+    values = np.array([[curve[step] for step in steps] for curve in curves])
+    spread = values.std(axis=0, ddof=1) if len(runs) > 1 else np.zeros(len(steps))
+    return steps, values.mean(axis=0), spread
+
+
+def _banded(axes: Axes, runs: Sequence[Run], round: int, name: str, colour, dash) -> list[float]:
+    """Draws one round of one group; gives its values after the early part."""
+    steps, means, spread = _curve(runs, round, "test", name)
+    if len(runs) > 1:
+        axes.fill_between(
+            steps, means - spread, means + spread, color=colour, alpha=0.12, linewidth=0
+        )
+    axes.plot(steps, means, color=colour, linestyle=dash, linewidth=1.1)
+    return panels.late_part(steps, means)
+
+
+def _rows(groups: Sequence[Group], rounds: Sequence[int]) -> list[tuple[Line | None, ...]]:
+    """The densities to draw, and each group's line there."""
+    known = sorted({line.round for group in groups for line in group.table.lines})
+    wanted = set(rounds or panels.chosen_rounds(known))
+    rows = across([group.table for group in groups])
+    return [row for row in rows if first_line(row).round in wanted]
+
+
+def _density_colours(count: int) -> np.ndarray:
+    return matplotlib.colormaps[SEQUENTIAL](np.linspace(0.0, 0.93, count))
 
 
 def _density_bar(figure: Figure, axes: list[Axes], colours, names: Sequence[str]) -> None:
@@ -157,40 +259,34 @@ def _density_bar(figure: Figure, axes: list[Axes], colours, names: Sequence[str]
     bar.set_label("density (%)")
 
 
-def _pixels(counts: Sequence[np.ndarray], names: Sequence[str]) -> Figure:
-    lines = math.ceil(len(counts) / PER_LINE)
-    figure = Figure(figsize=(WIDTH, 0.15 + 1.03 * lines), layout="constrained")
-    grid = figure.subplots(lines, PER_LINE, squeeze=False)
-    colours = matplotlib.colormaps[SEQUENTIAL].with_extremes(under="white", bad="white")
-    norm = LogNorm(1, max(count.max() for count in counts))
-    for axes in grid.flat[len(counts) :]:
-        axes.set_axis_off()
-    for axes, count, name in zip(grid.flat, counts, names, strict=False):
-        picture = axes.imshow(count, cmap=colours, norm=norm, interpolation="nearest")
-        axes.set_title(f"{name} %", fontsize=8, fontweight="normal", loc="center", pad=2)
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set(visible=True, color="#bbbbbb", linewidth=0.5)
-    bar = figure.colorbar(picture, ax=list(grid.flat), pad=0.02, aspect=11 * lines)
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    bar.ax.yaxis.set_minor_locator(NullLocator())
-    bar.set_label("kept weights\nper pixel")
-    bar.outline.set_visible(False)
-    return figure
+def _density_legend(figure: Figure, groups, colours, lines: Sequence[Line]) -> None:
+    """A coloured line per density, then a grey line in the style of each group."""
+    handles = [Line2D([], [], color=colour, linewidth=2) for colour in colours]
+    labels = [f"{name} %" for name in densities(lines)]
+    _legend(figure, handles, labels, "outside upper center")
+    looks = [pen(index) for index in range(len(groups))]
+    handles = [Line2D([], [], color=GREY, linestyle=look.dash) for look in looks]
+    _legend(figure, handles, [group.label for group in groups], "outside lower center")
 
 
-def _channels(layers: Sequence[FirstLayer], names: Sequence[str]) -> Figure:
-    kept = np.array([layer.mask.reshape(-1, layer.mask.shape[-1]).mean(axis=0) for layer in layers])
-    figure = Figure(figsize=(WIDTH, 1 + 0.16 * len(layers)), layout="constrained")
-    axes = figure.subplots()
-    picture = axes.imshow(
-        100 * kept, cmap=SEQUENTIAL, vmin=0, vmax=100, aspect="auto", interpolation="nearest"
+def _legend(
+    figure: Figure,
+    handles: Sequence[Line2D],
+    labels: Sequence[str],
+    place: str = "outside upper center",
+) -> None:
+    labels = [wrapped(label) for label in labels]
+    widest = max(len(line) for label in labels for line in label.splitlines())
+    columns = max(1, min(len(labels), 100 // (widest + 8)))
+    lines = sum(label.count("\n") + 1 for label in labels) / columns
+    width, height = figure.get_size_inches()
+    figure.set_size_inches(width, height + 0.15 * math.ceil(lines))
+    figure.legend(
+        handles,
+        labels,
+        loc=place,
+        ncols=columns,
+        frameon=False,
+        fontsize=8,
+        handlelength=2.4,
     )
-    axes.grid(False)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xlabel("output channel")
-    axes.set_ylabel("density (%)")
-    axes.tick_params(length=0)
-    bar = figure.colorbar(picture, ax=axes, pad=0.02)
-    bar.set_label("kept (%)")
-    bar.outline.set_visible(False)
-    return figure

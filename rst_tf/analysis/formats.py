@@ -1,47 +1,40 @@
-"""A `Table` as text for a terminal, as Markdown and as CSV; and how numbers are printed.
+"""What is printed of tables: numbers as text, columns, notes.
 
-Text and Markdown (and the report's HTML) print the same columns of strings, so they cannot
-disagree; CSV has the unrounded numbers.
+Every table of strings is made of the same columns, so text, Markdown, LaTeX and the report cannot
+disagree.
 """
 
-import csv
-import dataclasses
-import io
-import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from rst_tf.analysis.tables import Estimate, Line, Table
+from rst_tf.analysis.estimates import Estimate
+from rst_tf.analysis.printing import Column
+from rst_tf.analysis.tables import Line, Point, Table, across
 
-WIDTH = 80  # of printed prose; tables may be a little wider
-GAP = 2
 BEST, LAST = "best step, by validation", "last step"
+FINE = 10_000  # examples from which on a second decimal is worth printing
 
 
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """A printed column: the group it stands under ("" for none), its header and its cells."""
-
-    group: str
-    header: str
-    cells: tuple[str, ...]
+def decimals(table: Table) -> int:
+    """Of percentages: two where the test split is large enough for them."""
+    return 2 if (table.test_examples or 0) >= FINE else 1
 
 
-def percent(estimate: Estimate | None) -> str:
+def percent(estimate: Estimate | None, digits: int = 1) -> str:
     """A fraction in percent, with its standard deviation if there is one."""
     if estimate is None:
         return ""
-    spread = "" if estimate.std is None else f" ±{100 * estimate.std:.1f}"
-    return f"{100 * estimate.mean:.1f}{spread}"
+    spread = "" if estimate.std is None else f" ±{100 * estimate.std:.{digits}f}"
+    return f"{100 * estimate.mean:.{digits}f}{spread}"
 
 
-def points(estimate: Estimate | None) -> str:
+def points(estimate: Estimate | None, digits: int = 1) -> str:
     """A signed difference of fractions in percentage points."""
     if estimate is None:
         return ""
-    text = percent(estimate)
+    text, zero = percent(estimate, digits), f"{0:.{digits}f}"
     # A difference that rounds to nothing has no sign worth printing.
-    text = text.replace("-0.0", "0.0", 1) if text.startswith("-0.0") else text
-    return text if text.startswith(("-", "0.0")) else f"+{text}"
+    text = text.removeprefix("-") if text.startswith(f"-{zero}") else text
+    return text if text.startswith(("-", zero)) else f"+{text}"
 
 
 def densities(lines: Sequence[Line]) -> list[str]:
@@ -57,12 +50,12 @@ def percentages(fractions: Sequence[float]) -> list[str]:
     return ["100" if value == 1.0 else f"{100 * value:.{decimals}f}" for value in fractions]
 
 
-def interval(estimate: Estimate) -> str:
+def interval(estimate: Estimate, digits: int = 1) -> str:
     """The 95 % interval of a fraction, in percent."""
     if estimate.interval is None:
         return ""
     low, high = estimate.interval
-    return f"{100 * low:.1f} to {100 * high:.1f}"
+    return f"{100 * low:.{digits}f} to {100 * high:.{digits}f}"
 
 
 def steps(values: Sequence[int]) -> str:
@@ -71,158 +64,150 @@ def steps(values: Sequence[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
+def chosen(table: Table) -> str:
+    """Which networks a table speaks of."""
+    return BEST if table.step is None else f"step {table.step:,}"
+
+
 def columns(table: Table, intervals: bool) -> tuple[Column, ...]:
-    """The printed columns, leaving out those that this table has nothing for."""
-    dense = table.dense
+    """The printed columns of one group, leaving out those that this table has nothing for."""
+    best, digits, dense = chosen(table), decimals(table), table.dense
     density = dict(zip(table.lines, densities(table.lines), strict=True))
+    step = (lambda line: steps(line.chosen.steps)) if table.step is None else (lambda line: "")
     spec: list[tuple[str, str, Callable[[Line], str]]] = [
         ("", "density", lambda line: density[line]),
         ("", "kept", lambda line: f"{line.kept:,.0f}"),
-        (BEST, "step", lambda line: steps(line.best.steps)),
-        (BEST, "accuracy", lambda line: percent(line.best.accuracy)),
-        (BEST, "robust accuracy", lambda line: percent(line.best.robust_accuracy)),
-        (BEST, "95 % interval", lambda line: interval(line.best.measure) if intervals else ""),
-        (BEST, "vs dense", lambda line: "dense" if line is dense else points(line.difference)),
-        (LAST, "accuracy", lambda line: percent(line.last.accuracy)),
-        (LAST, "robust accuracy", lambda line: percent(line.last.robust_accuracy)),
+        (best, "step", step),
+        (best, "accuracy", lambda line: percent(line.chosen.accuracy, digits)),
+        (best, "robust accuracy", lambda line: percent(line.chosen.robust_accuracy, digits)),
+        (
+            best,
+            "95 % interval",
+            lambda line: interval(line.chosen.measure, digits) if intervals else "",
+        ),
+        (
+            best,
+            "vs dense",
+            lambda line: "dense" if line is dense else points(line.difference, digits),
+        ),
+        (LAST, "accuracy", lambda line: percent(line.last.accuracy, digits)),
+        (LAST, "robust accuracy", lambda line: percent(line.last.robust_accuracy, digits)),
     ]
     made = (Column(group, head, tuple(map(cell, table.lines))) for group, head, cell in spec)
     return tuple(column for column in made if set(column.cells) - {"", "dense"})
 
 
+def across_columns(
+    labels: Sequence[str], tables: Sequence[Table], read: Callable[[Line], Point]
+) -> tuple[Column, ...]:
+    """The columns of several groups: accuracy and robust accuracy of each, by density.
+
+    Args:
+        labels: Of the groups.
+        tables: Of the groups.
+        read: Which networks of a line to speak of.
+    """
+    rows = across(tables)
+    first = [next(line for line in row if line is not None) for row in rows]
+    made = [Column("", "density", tuple(densities(first)))]
+    for index, (label, table) in enumerate(zip(labels, tables, strict=True)):
+        points_ = [read(row[index]) if row[index] is not None else None for row in rows]
+        digits = decimals(table)
+        for name in ("accuracy", "robust_accuracy"):
+            cells = [percent(point and getattr(point, name), digits) for point in points_]
+            made.append(Column(label, name.replace("_", " "), tuple(cells)))
+    return tuple(column for column in made if any(column.cells))
+
+
 def notes(table: Table, intervals: bool) -> list[str]:
     """What a reader must know to read the table: split, attack, choice, seeds, units."""
-    examples = "" if table.test_examples is None else f" ({table.test_examples:,} examples)"
-    attack = "no attack" if table.attack is None else f"attack {table.attack}"
-    chosen = "" if table.valid_attack == table.attack else f" under {table.valid_attack}"
-    said = [
-        f"Percent, on the test split{examples}; {attack}.",
-        f"Best step: the first with the highest {table.measure} on the validation split{chosen}.",
-        f"Last step: {_last_steps(table)}.",
-    ]
-    if intervals and table.lines[0].best.measure.interval is not None:
+    said = [_measured(table), _chosen(table), f"Last step: {_last_steps([table])}."]
+    if intervals and table.lines[0].chosen.measure.interval is not None:
         said.append(f"95 % interval: Wilson's for the {table.measure}, by the number of examples.")
     if table.dense is not None and len(table.lines) > 1:
         said.append(f"vs dense: {table.measure} minus the dense network's, in points.")
-    if table.unfinished:
-        left = ", ".join(map(str, table.unfinished))
-        said.append(f"Unfinished: round {left} is left out; the same command continues the run.")
+    said += _unfinished([table])
     if len(table.seeds) > 1:
-        seeds = ", ".join(str(seed) for seed in table.seeds)
-        said.append(f"Mean ± sample standard deviation of {len(table.seeds)} runs (seeds {seeds}).")
+        said.append(f"Mean ± sample standard deviation of {_seeds(table)}.")
     return said
 
 
-def _last_steps(table: Table) -> str:
-    return steps([step for line in table.lines for step in line.last.steps])
+def across_notes(labels: Sequence[str], tables: Sequence[Table], last: bool) -> list[str]:
+    """What a reader must know to read columns of several groups.
+
+    Args:
+        labels: Of the groups.
+        tables: Of the groups.
+        last: Whether the columns are those of the last step.
+    """
+    pairs = list(zip(labels, tables, strict=True))
+    said = [_measured(tables[0])]
+    said.append(f"Last step: {_last_steps(tables)}." if last else _chosen(tables[0]))
+    seeds = [f"{label}: {_seeds(table)}" for label, table in pairs]
+    if len({table.seeds for table in tables}) == 1:
+        seeds = [f"Each group: {_seeds(tables[0])}"]
+    spread = any(len(table.seeds) > 1 for table in tables)
+    said.append(f"{'Mean ± sample standard deviation. ' if spread else ''}{'; '.join(seeds)}.")
+    return said + _unfinished(tables)
+
+
+def _measured(table: Table) -> str:
+    examples = "" if table.test_examples is None else f" ({table.test_examples:,} examples)"
+    attack = "no attack" if table.attack is None else f"attack {table.attack}"
+    return f"Percent, on the test split{examples}; {attack}."
+
+
+def _chosen(table: Table) -> str:
+    if table.step is not None:
+        return f"Every network is that of step {table.step:,} of its round."
+    under = "" if table.valid_attack == table.attack else f" under {table.valid_attack}"
+    return f"Best step: the first with the highest {table.measure} on the validation split{under}."
+
+
+def _seeds(table: Table) -> str:
+    if len(table.seeds) == 1:
+        return "1 run" if table.seeds[0] is None else f"1 run (seed {table.seeds[0]})"
+    return f"{len(table.seeds)} runs (seeds {', '.join(map(str, table.seeds))})"
+
+
+def _unfinished(tables: Iterable[Table]) -> list[str]:
+    left = sorted({round for table in tables for round in table.unfinished})
+    if not left:
+        return []
+    rounds = ", ".join(map(str, left))
+    return [f"Unfinished: round {rounds} is left out; the same command continues the run."]
+
+
+def _last_steps(tables: Iterable[Table]) -> str:
+    return steps([n for table in tables for line in table.lines for n in line.last.steps])
 
 
 def headline(table: Table, line: Line) -> str:
     """One sentence about one line of the table."""
     density = densities(table.lines)[table.lines.index(line)]
-    said = f"At {density} % of the weights: accuracy {percent(line.best.accuracy)} %"
-    if line.best.robust_accuracy is not None:
-        said += f", robust accuracy {percent(line.best.robust_accuracy)} %"
+    said = f"At {density} % of the weights: accuracy {percent(line.chosen.accuracy)} %"
+    if line.chosen.robust_accuracy is not None:
+        said += f", robust accuracy {percent(line.chosen.robust_accuracy)} %"
     if table.dense is not None and table.dense is not line:
-        said += f" (dense network {percent(table.dense.best.measure)} %)"
+        said += f" (dense network {percent(table.dense.chosen.measure)} %)"
     return said
 
 
-def text(table: Table) -> str:
-    """For a terminal: aligned, under 90 columns, with its notes below."""
-    shown = columns(table, intervals=False)
-    heads = [_stacked(column.header) for column in shown]
-    widths = _widths(shown, heads)
-    rows = [*zip(*heads, strict=True), *zip(*(column.cells for column in shown), strict=True)]
-    body = [
-        (" " * GAP)
-        .join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        .rstrip()
-        for row in rows
-    ]
-    rule = "-" * (sum(widths) + GAP * (len(widths) - 1))
-    prose = [line for note in notes(table, intervals=False) for line in textwrap.wrap(note, WIDTH)]
-    return "\n".join([_groups(shown, widths), *body[:2], rule, *body[2:], rule, *prose])
+def across_headline(labels: Sequence[str], table: Table, row: Sequence[Line | None]) -> str:
+    """One sentence about one density of several groups.
 
-
-def _stacked(header: str) -> tuple[str, str]:
-    above, _, below = header.rpartition(" ")
-    return above, below
-
-
-def _widths(shown: Sequence[Column], heads: Sequence[tuple[str, str]]) -> list[int]:
-    """Column widths: for the widest cell, and for the group's name over its columns."""
-    widths = [max(map(len, (*h, *c.cells))) for h, c in zip(heads, shown, strict=True)]
-    for group, total in _spans(shown, widths).items():
-        last = max(i for i, column in enumerate(shown) if column.group == group)
-        widths[last] += max(0, len(group) - total)
-    return widths
-
-
-def _spans(shown: Sequence[Column], widths: Sequence[int]) -> dict[str, int]:
-    """The width of each group, its columns and the gaps between them."""
-    spans: dict[str, int] = {}
-    for column, width in zip(shown, widths, strict=True):
-        spans[column.group] = spans.get(column.group, -GAP) + width + GAP
-    return spans
-
-
-def _groups(shown: Sequence[Column], widths: Sequence[int]) -> str:
-    """The line that names the groups, each between dashes over its columns."""
-    spans = _spans(shown, widths).items()
-    named = [f" {name} ".center(n, "-") if n > len(name) + 1 else name for name, n in spans if name]
-    return " " * (_spans(shown, widths)[""] + GAP) + (" " * GAP).join(named)
-
-
-def markdown(table: Table) -> str:
-    """A Markdown table with its notes below."""
-    shown = columns(table, intervals=True)
-    titles = [f"{c.header} (last)" if c.group == LAST else c.header for c in shown]
-    rows = zip(*(column.cells for column in shown), strict=True)
-    lines = [titles, ["---:"] * len(titles), *rows]
-    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{body}\n\n" + "\n".join(f"- {note}" for note in notes(table, intervals=True)) + "\n"
-
-
-def comma_separated(table: Table) -> str:
-    """The unrounded numbers: fractions in [0, 1], one line per density.
-
-    With several seeds the numbers are means, each with a `_std` column, and steps are one per
-    seed, separated by spaces. Cells of what was not measured are empty.
+    Args:
+        labels: Of the groups.
+        table: Of the first group, which has a line there.
+        row: Each group's line there, None where it has none.
     """
-    records = [_record(table, line) for line in table.lines]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, records[0].keys(), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return out.getvalue()
-
-
-def _record(table: Table, line: Line) -> dict[str, object]:
-    measure = table.measure.replace(" ", "_")
-    kept = int(line.kept) if line.kept.is_integer() else line.kept
-    return {
-        "round": line.round,
-        "density": line.density,
-        "kept": kept,
-        "runs": len(table.seeds),
-        "best_step": " ".join(map(str, line.best.steps)),
-        **_cells(f"valid_{measure}", line.best.valid),
-        **_cells("accuracy", line.best.accuracy),
-        **_cells("robust_accuracy", line.best.robust_accuracy),
-        **_cells(f"{measure}_minus_dense", line.difference),
-        "last_step": " ".join(map(str, line.last.steps)),
-        **_cells("last_accuracy", line.last.accuracy),
-        **_cells("last_robust_accuracy", line.last.robust_accuracy),
-    }
-
-
-def _cells(name: str, estimate: Estimate | None) -> dict[str, object]:
-    if estimate is None:
-        return {name: ""}
-    cells: dict[str, object] = {name: estimate.mean}
-    if estimate.std is not None:
-        cells[f"{name}_std"] = estimate.std
-    if estimate.interval is not None:
-        cells[f"{name}_low"], cells[f"{name}_high"] = estimate.interval
-    return cells
+    density = densities(table.lines)[table.lines.index(row[0])]
+    each = [
+        f"{label} {percent(line.chosen.measure)} %"
+        for label, line in zip(labels, row, strict=True)
+        if line is not None
+    ]
+    said = f"At {density} % of the weights, {table.measure} is: {'; '.join(each)}"
+    if table.dense is not None and table.dense is not row[0]:
+        said += f" (dense network of {labels[0]}: {percent(table.dense.chosen.measure)} %)"
+    return said

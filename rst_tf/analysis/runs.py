@@ -5,17 +5,20 @@ looks at a test row to choose anything.
 """
 
 import dataclasses
+import functools
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rst_tf.analysis import results
 from rst_tf.analysis.results import Row
-from rst_tf.ticket import Ticket
+from rst_tf.published_2019 import published_label
+from rst_tf.schedules import steps_of
+
+
+class Unfinished(ValueError):
+    """A workdir without the results of a whole round."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,26 +32,6 @@ class Choice:
     def step(self) -> int:
         """Optimiser steps done within the round."""
         return self.valid.step
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class FirstLayer:
-    """The mask of the layer nearest to the input, in one round.
-
-    Args:
-        round: Train-prune cycle.
-        density: Of the whole network, fraction of weights kept.
-        name: The layer's name, for people.
-        mask: Bool array of the kernel's shape, `(inputs, units)` or `(height, width, in, out)`;
-            True is kept.
-        image: (height, width, channels) if the layer reads flattened images, else None.
-    """
-
-    round: int
-    density: float
-    name: str
-    mask: np.ndarray
-    image: tuple[int, int, int] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,14 +51,13 @@ class Run:
     unfinished: tuple[int, ...] = ()
 
     @property
-    def robust(self) -> bool:
-        """Whether robust accuracy was measured."""
-        return self.attack("test") is not None
-
-    @property
     def test_examples(self) -> int | None:
         """Number of test examples behind every test row, if config.json says it."""
-        return self.config.get("dataset", {}).get("test_examples")
+        return self.examples("test")
+
+    def examples(self, split: str) -> int | None:
+        """Number of examples behind every row of `split`, if config.json says it."""
+        return self.config.get("dataset", {}).get(f"{split}_examples")
 
     @property
     def seed(self) -> int | None:
@@ -88,12 +70,19 @@ class Run:
 
     def rounds(self) -> tuple[int, ...]:
         """The rounds, ascending."""
-        return tuple(sorted({row.round for row in self.rows}))
+        return tuple(sorted({round for round, _ in self._curves}))
 
     def curve(self, round: int, split: str) -> tuple[Row, ...]:
         """The rows of one round and split, by ascending step."""
-        rows = (row for row in self.rows if row.round == round and row.split == split)
-        return tuple(sorted(rows, key=lambda row: row.step))
+        return self._curves.get((round, split), ())
+
+    @functools.cached_property
+    def _curves(self) -> dict[tuple[int, str], tuple[Row, ...]]:
+        """The rows by round and split, which are asked for again and again."""
+        found: dict[tuple[int, str], list[Row]] = {}
+        for row in sorted(self.rows, key=lambda row: row.step):
+            found.setdefault((row.round, row.split), []).append(row)
+        return {key: tuple(rows) for key, rows in found.items()}
 
     def best(self, round: int) -> Choice:
         """The step with the highest validation robust accuracy, the first of them on a tie.
@@ -106,33 +95,128 @@ class Run:
         """The last step of the round."""
         return self._choices(round)[-1]
 
-    def first_layers(self) -> tuple[FirstLayer, ...]:
-        """The first layer's mask of every round that has a ticket file.
+    def at(self, round: int, step: int) -> Choice:
+        """One exact step of the round.
 
         Raises:
-            ValueError: A ticket file is damaged; names it.
+            ValueError: The round was not evaluated there; names the steps it was evaluated at.
         """
-        tickets = self.workdir / "tickets"
-        found = []
-        for round in self.rounds():
-            path = tickets / f"round_{round:02d}.npz"
-            if path.is_file():
-                ticket = Ticket.load(path)
-                entry = ticket.entries[0]
-                mask = np.broadcast_to(entry.mask, entry.shape)
-                image = self._image(entry.shape)
-                found.append(FirstLayer(round, ticket.density, entry.name, mask, image))
-        return tuple(found)
+        found = {choice.step: choice for choice in self._choices(round)}
+        if step not in found:
+            raise ValueError(
+                f"{self.workdir}: round {round} was not evaluated at step {step}, "
+                f"but at {some_steps(list(found), step)}"
+            )
+        return found[step]
 
-    def _image(self, kernel: tuple[int, ...]) -> tuple[int, ...] | None:
-        """The images' shape, if a kernel of this shape reads them flattened."""
-        shape = tuple(self.config.get("dataset", {}).get("shape", ()))
-        flat = len(kernel) == 2 and len(shape) == 3 and math.prod(shape) == kernel[0]
-        return shape if flat else None
+    def lowest_loss(self, round: int) -> Choice | None:
+        """The step with the lowest validation loss, the first on a tie: early stopping of 2019.
+
+        The loss is the one trained on, as far as results.csv has it: clean for a natural
+        objective, attacked for an adversarial one, else their mean with the objective's weights.
+        None where no loss is recorded, or none is a finite number.
+        """
+        known = [(self._loss(choice.valid), choice) for choice in self._choices(round)]
+        finite = [item for item in known if item[0] is not None and abs(item[0]) < float("inf")]
+        return min(finite, key=lambda item: item[0])[1] if finite else None
+
+    @property
+    def steps_per_epoch(self) -> int | None:
+        """Optimiser steps in one pass over the training images, if config.json says it."""
+        examples = self.config.get("dataset", {}).get("train_examples")
+        experiment = self.config["experiment"]
+        if experiment.get("steps_per_epoch"):
+            return experiment["steps_per_epoch"]
+        batch = experiment.get("batch_size")
+        return -(-examples // batch) if examples and batch else None
+
+    @property
+    def imported(self) -> bool:
+        """Whether it was trained by the code published in 2019."""
+        return self.config["experiment"]["name"] == "import_published"
+
+    def updates(self, round: int, step: int) -> int:
+        """Optimiser steps spent on a network, those of earlier rounds included.
+
+        Each earlier round counts to its end; a round that was rewound to step k starts there.
+        Rounds of another run, whose masks this one took, are not counted.
+        """
+        earlier = [n for n in self.rounds() if n < round]
+        spent = sum(self._length(n) - self._start(n) for n in earlier)
+        return spent + step - self._start(round)
+
+    def weight_updates(self, round: int, step: int) -> int:
+        """Optimiser steps that a network's weights have seen since they were drawn.
+
+        Weights that were reset have seen those up to the step they were reset to; continued ones
+        have seen all.
+        """
+        experiment = self.config["experiment"]
+        if round > 0 and experiment.get("rewind") == "continued":
+            return self.updates(round, step)
+        if round > 0 and (experiment.get("rewind"), experiment.get("rewind_step")) == (
+            "reset",
+            "end",
+        ):
+            return self._length(0) + step
+        return step
+
+    def published_label(self, step: int) -> int | None:
+        """What the published code of 2019 would have called a step.
+
+        None unless the run was evaluated on its schedule, or for a step that is not on it.
+        """
+        experiment = self.config["experiment"]
+        epoch = self.steps_per_epoch
+        on_schedule = self.imported or experiment.get("eval_schedule") == "published"
+        if not on_schedule or epoch is None:
+            return None
+        try:
+            return published_label(step, epoch, steps_of(experiment["eval_every"], epoch))
+        except (KeyError, ValueError):
+            return None
 
     def _choices(self, round: int) -> list[Choice]:
         pairs = zip(self.curve(round, "valid"), self.curve(round, "test"), strict=True)
         return [Choice(valid, test) for valid, test in pairs]
+
+    def _loss(self, row: Row) -> float | None:
+        objective = self.config["experiment"].get("objective")
+        settings = objective if isinstance(objective, Mapping) else {}
+        shares = {"natural": 1.0, "adversarial": 0.0}
+        clean = shares.get(settings.get("name"), settings.get("clean_weight", 0.5))
+        if row.robust_loss is None or row.loss is None or clean == 1.0:
+            return row.loss
+        return clean * row.loss + (1 - clean) * row.robust_loss
+
+    def _start(self, round: int) -> int:
+        """The step of the dense round at which a round starts."""
+        experiment = self.config["experiment"]
+        step = experiment.get("rewind_step") or 0
+        if round == 0 or experiment.get("rewind") != "reset" or step in (0, "0", "end"):
+            return 0
+        return steps_of(step, self.steps_per_epoch or 1, "rewind_step")
+
+    def _length(self, round: int) -> int:
+        """The step at which a round ends, which need not be an evaluation's."""
+        length, last = self.config["experiment"].get("train_steps"), self.last(round).step
+        epoch = self.steps_per_epoch
+        if length is None or epoch is None:
+            return last
+        return max(last, steps_of(length, epoch, "train_steps"))
+
+
+def some_steps(steps: list[int], near: int) -> str:
+    """Ascending steps in words, all of them or the ends and the neighbours of `near`."""
+    shown = steps
+    if len(steps) > 12:
+        place = sum(step < near for step in steps)
+        shown = sorted({*steps[:2], *steps[max(0, place - 2) : place + 2], steps[-1]})
+    parts = []
+    for step in shown:
+        gap = parts and steps[steps.index(step) - 1] != parts[-1]
+        parts += ["...", step] if gap else [step]
+    return ", ".join(map(str, parts))
 
 
 def load(workdir: str | Path) -> Run:
@@ -142,17 +226,20 @@ def load(workdir: str | Path) -> Run:
         workdir: Folder with config.json and results.csv.
 
     Raises:
+        Unfinished: It has no results yet.
         ValueError: A file is missing, damaged, cut off or contradicts itself; names the line.
     """
     workdir = Path(workdir)
     if not workdir.is_dir():
         raise ValueError(f"{workdir}: no such workdir")
     config = _config(workdir / "config.json")
+    if not (workdir / "results.csv").exists():
+        raise Unfinished(f"{workdir / 'results.csv'}: no such file")
     rows = results.read(workdir / "results.csv")
     unfinished = _unfinished(workdir / "tickets", {row.round for row in rows})
     finished = tuple(row for row in rows if row.round not in unfinished)
     if not finished:
-        raise ValueError(f"{workdir}: no round is finished yet")
+        raise Unfinished(f"{workdir}: no round is finished yet")
     return Run(workdir, config, finished, unfinished)
 
 
@@ -178,44 +265,10 @@ def _config(path: Path) -> dict[str, Any]:
     shape = parts.get("dataset", {}).get("shape", [])
     if not isinstance(shape, list) or any(type(side) is not int for side in shape):
         raise ValueError(f"{path}: dataset.shape must be a list of counts; received {shape!r}")
-    examples = parts.get("dataset", {}).get("test_examples")
-    if examples is not None and (type(examples) is not int or examples < 1):
-        raise ValueError(
-            f"{path}: dataset.test_examples must be a positive count; received {examples!r}"
-        )
-    return config
-
-
-def same_experiment(runs: Sequence[Run]) -> None:
-    """Checks that `runs` are one experiment with different seeds.
-
-    Raises:
-        ValueError: They differ in more than the seed, or not in the seed; names both workdirs.
-    """
-    first, *others = runs
-    seen = {first.seed: first}
-    for run in others:
-        here, there = _identity(run), _identity(first)
-        for what in here | there:
-            if here.get(what) != there.get(what):
-                raise ValueError(
-                    f"{run.workdir} is not {first.workdir} with another seed: "
-                    f"{what} is {here.get(what)!r} instead of {there.get(what)!r}"
-                )
-        if run.seed in seen:
+    for split in results.SPLITS:
+        examples = parts.get("dataset", {}).get(f"{split}_examples")
+        if examples is not None and (type(examples) is not int or examples < 1):
             raise ValueError(
-                f"{run.workdir} and {seen[run.seed].workdir} have the same seed ({run.seed})"
+                f"{path}: dataset.{split}_examples must be a positive count; received {examples!r}"
             )
-        seen[run.seed] = run
-
-
-def _identity(run: Run) -> dict[str, Any]:
-    """What runs must share to be averaged."""
-    experiment = {k: v for k, v in run.config["experiment"].items() if k != "seed"}
-    return {
-        **experiment,
-        "dataset": run.config.get("dataset"),
-        "attack on valid": run.attack("valid"),
-        "attack on test": run.attack("test"),
-        "rounds": run.rounds(),
-    }
+    return config

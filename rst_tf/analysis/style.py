@@ -3,6 +3,7 @@
 Colours can be told apart by the colour-blind and in grey.
 """
 
+import dataclasses
 import io
 from collections.abc import Callable
 
@@ -11,6 +12,9 @@ from matplotlib.figure import Figure
 
 BLUE, GREY = "#0072B2", "#606060"
 SEQUENTIAL = "viridis"
+COLOURS = (BLUE, "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
+DASHES = ("-", (0, (1, 1)), (0, (4, 1.5)), (0, (5, 1, 1, 1)), (0, (9, 2)), (0, (4, 1, 1, 1, 1, 1)))
+MARKERS = "osD^vP"
 WIDTH = 7.2  # inches: the text width of a page
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -34,6 +38,22 @@ STYLE = {
     "lines.linewidth": 1.5,
     "svg.hashsalt": "rst_tf",  # else every SVG has its own random ids
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Pen:
+    """How a group's lines look; the seventh group looks like the first in colour only."""
+
+    colour: str
+    dash: object
+    marker: str
+
+
+def pen(index: int) -> Pen:
+    """The look of the group with this number, from 0."""
+    return Pen(
+        COLOURS[index % len(COLOURS)], DASHES[index % len(DASHES)], MARKERS[index % len(MARKERS)]
+    )
 
 
 def rendered(draw: Callable[[], Figure | None]) -> tuple[bytes, bytes] | None:

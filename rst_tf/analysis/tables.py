@@ -6,27 +6,11 @@ The numbers are formed once, as a `Table`; `formats` and the report print it.
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+from rst_tf.analysis.estimates import Estimate, estimate
+from rst_tf.analysis.results import Row
 from rst_tf.analysis.runs import Choice, Run
-
-NORMAL_95 = 1.959963984540054  # standard normal quantile at 0.975
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-    """A number over seeds.
-
-    Args:
-        mean: Mean over the seeds; the number itself if there is one seed.
-        std: Sample standard deviation (n - 1), or None for one seed.
-        interval: 95 % Wilson interval of one seed's test fraction, or None for several seeds or
-            an unknown number of test examples.
-    """
-
-    mean: float
-    std: float | None = None
-    interval: tuple[float, float] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,20 +19,32 @@ class Point:
 
     Args:
         steps: The step of each seed's network.
-        valid: What networks are chosen by (`Row.measure`), on the validation split.
+        valid_accuracy: On the validation split.
+        valid_robust_accuracy: On the validation split, or None without an attack.
         accuracy: On the test split.
         robust_accuracy: On the test split, or None without an attack.
     """
 
     steps: tuple[int, ...]
-    valid: Estimate
+    valid_accuracy: Estimate
+    valid_robust_accuracy: Estimate | None
     accuracy: Estimate
     robust_accuracy: Estimate | None
 
     @property
+    def step(self) -> Estimate:
+        """Over the seeds."""
+        return estimate(self.steps)
+
+    @property
+    def valid(self) -> Estimate:
+        """What networks are chosen by (`Row.measure`), on the validation split."""
+        return self.valid_robust_accuracy or self.valid_accuracy
+
+    @property
     def measure(self) -> Estimate:
         """What networks are compared by: robust accuracy, or accuracy without an attack."""
-        return self.accuracy if self.robust_accuracy is None else self.robust_accuracy
+        return self.robust_accuracy or self.accuracy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,15 +55,20 @@ class Line:
         round: Train-prune cycle.
         density: Fraction of the masked weights kept.
         kept: Number of weights kept.
-        best: At the step chosen on validation.
+        chosen: At the step that the table speaks of: the best, or an exact one.
+        best: At the step with the highest validation measure.
+        lowest_loss: At the step with the lowest validation loss; None if a seed has no loss.
         last: At the last step.
-        difference: Test measure at best, minus the dense network's; None without a dense network.
+        difference: Test measure at the chosen step, minus the dense network's at its own; None
+            without a dense network.
     """
 
     round: int
     density: float
     kept: float
+    chosen: Point
     best: Point
+    lowest_loss: Point | None
     last: Point
     difference: Estimate | None
 
@@ -82,7 +83,8 @@ class Table:
         attack: Behind the test split's robust accuracy, in words; None for natural accuracy only.
         valid_attack: The same of the validation split.
         test_examples: Behind every test number, or None if unknown.
-        unfinished: Rounds that are left out because they were not finished.
+        unfinished: Rounds that are left out because not every seed has finished them.
+        step: The exact step of every chosen network; None for the best by validation.
     """
 
     lines: tuple[Line, ...]
@@ -91,6 +93,7 @@ class Table:
     valid_attack: str | None
     test_examples: int | None
     unfinished: tuple[int, ...] = ()
+    step: int | None = None
 
     @property
     def measure(self) -> str:
@@ -103,74 +106,99 @@ class Table:
         return self.lines[0] if self.lines[0].density == 1.0 else None
 
 
-def estimate(values: Iterable[float], examples: int | None = None) -> Estimate:
-    """Mean and sample standard deviation, or one value and its interval.
+def table(runs: Sequence[Run], step: int | None = None) -> Table:
+    """The table of one run, or of one experiment's runs with different seeds.
 
     Args:
-        values: One per seed.
-        examples: Number of examples that each value is a fraction of, if known.
+        runs: At least one; the table has the rounds that all of them have finished.
+        step: Speak of this exact step of every round, in place of the best by validation.
+
+    Raises:
+        ValueError: A round has no evaluation at `step`, or there is no common round.
     """
-    values = tuple(values)
-    if len(values) > 1:
-        return Estimate(statistics.mean(values), statistics.stdev(values))
-    return Estimate(values[0], None, None if examples is None else wilson(values[0], examples))
-
-
-def wilson(fraction: float, count: int) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a fraction observed on `count` examples.
-
-    Args:
-        fraction: Observed, in [0, 1].
-        count: Number of examples, at least 1.
-
-    Source: Wilson, Probable inference, the law of succession, and statistical inference, 1927.
-    """
-    square = NORMAL_95**2 / count
-    centre = fraction + square / 2
-    half = NORMAL_95 * math.sqrt(fraction * (1 - fraction) / count + square / (4 * count))
-    return max(0.0, (centre - half) / (1 + square)), min(1.0, (centre + half) / (1 + square))
-
-
-def table(runs: Sequence[Run]) -> Table:
-    """The table of one run, or of one experiment's runs with different seeds."""
+    every = {n for run in runs for n in (*run.rounds(), *run.unfinished)}
+    rounds = sorted(set.intersection(*(set(run.rounds()) for run in runs)))
+    if not rounds:
+        names = ", ".join(str(run.workdir) for run in runs)
+        raise ValueError(f"there is no round that all of these have finished: {names}")
     first = runs[0]
-    dense = first.rounds()[0] if first.best(first.rounds()[0]).test.density == 1.0 else None
+    dense = rounds[0] if first.last(rounds[0]).test.density == 1.0 else None
     return Table(
-        lines=tuple(_line(runs, round, dense) for round in first.rounds()),
+        lines=tuple(_line(runs, round, dense, step) for round in rounds),
         seeds=tuple(run.seed for run in runs),
         attack=first.attack("test"),
         valid_attack=first.attack("valid"),
         test_examples=first.test_examples,
-        unfinished=tuple(sorted({n for run in runs for n in run.unfinished})),
+        unfinished=tuple(sorted(every - set(rounds))),
+        step=step,
     )
 
 
-def _line(runs: Sequence[Run], round: int, dense: int | None) -> Line:
-    best = [run.best(round) for run in runs]
+def _line(runs: Sequence[Run], round: int, dense: int | None, step: int | None) -> Line:
+    def choices(number: int) -> list[Choice]:
+        return [run.best(number) if step is None else run.at(number, step) for run in runs]
+
+    chosen = choices(round)
     difference = None
     if dense is not None:
         difference = estimate(
-            choice.test.measure - run.best(dense).test.measure
-            for choice, run in zip(best, runs, strict=True)
+            choice.test.measure - reference.test.measure
+            for choice, reference in zip(chosen, choices(dense), strict=True)
         )
+    lowest = [run.lowest_loss(round) for run in runs]
     return Line(
         round=round,
-        density=statistics.mean(choice.test.density for choice in best),
-        kept=statistics.fmean(choice.test.kept for choice in best),
-        best=_point(best, runs[0].test_examples),
-        last=_point([run.last(round) for run in runs], runs[0].test_examples),
+        density=statistics.mean(choice.test.density for choice in chosen),
+        kept=statistics.fmean(choice.test.kept for choice in chosen),
+        chosen=_point(chosen, runs[0]),
+        best=_point([run.best(round) for run in runs], runs[0]),
+        lowest_loss=None if None in lowest else _point(lowest, runs[0]),
+        last=_point([run.last(round) for run in runs], runs[0]),
         difference=difference,
     )
 
 
-def _point(choices: Sequence[Choice], examples: int | None) -> Point:
-    robust = [c.test.robust_accuracy for c in choices if c.test.robust_accuracy is not None]
+def _point(choices: Sequence[Choice], run: Run) -> Point:
+    valid, test = [c.valid for c in choices], [c.test for c in choices]
     return Point(
         steps=tuple(choice.step for choice in choices),
-        valid=estimate(choice.valid.measure for choice in choices),
-        accuracy=estimate((choice.test.accuracy for choice in choices), examples),
-        robust_accuracy=estimate(robust, examples) if robust else None,
+        valid_accuracy=estimate((row.accuracy for row in valid), run.examples("valid")),
+        valid_robust_accuracy=_robust(valid, run.examples("valid")),
+        accuracy=estimate((row.accuracy for row in test), run.examples("test")),
+        robust_accuracy=_robust(test, run.examples("test")),
     )
+
+
+def _robust(rows: Sequence[Row], examples: int | None) -> Estimate | None:
+    if rows[0].robust_accuracy is None:
+        return None
+    return estimate((row.robust_accuracy for row in rows), examples)
+
+
+def across(tables: Sequence[Table]) -> list[tuple[Line | None, ...]]:
+    """The lines of several tables side by side, by falling density; None where one has no line.
+
+    Lines stand together if their densities are within 1 % of each other, since ways to count
+    differ by a weight per layer and round; first of all those of the same round.
+    """
+    rows: list[list[Line | None]] = []
+    for column, each in enumerate(tables):
+        for line in each.lines:
+            alike = [row for row in rows if row[column] is None and _alike(row, line)]
+            alike.sort(key=lambda row: line.round not in {other.round for other in row if other})
+            if not alike:
+                alike = [[None] * len(tables)]
+                rows.append(alike[0])
+            alike[0][column] = line
+    return [tuple(row) for row in sorted(rows, key=lambda row: -_first(row).density)]
+
+
+def _first(row: Sequence[Line | None]) -> Line:
+    return next(line for line in row if line is not None)
+
+
+def _alike(row: Sequence[Line | None], line: Line) -> bool:
+    return math.isclose(_first(row).density, line.density, rel_tol=0.01)
 
 
 def highlight(table: Table) -> tuple[Line, str]:
@@ -182,10 +210,10 @@ def highlight(table: Table) -> tuple[Line, str]:
     sparse = [line for line in table.lines if line.density < 1.0]
     if not sparse:
         return table.lines[0], "the dense network, which is the only one here"
-    level = table.dense.best.valid.mean if table.dense else math.inf
-    matching = [line for line in sparse if line.best.valid.mean >= level]
+    level = table.dense.chosen.valid.mean if table.dense else math.inf
+    matching = [line for line in sparse if line.chosen.valid.mean >= level]
     if matching:
         why = f"the sparsest network whose validation {table.measure} is not below the dense one's"
         return min(matching, key=lambda line: line.density), why
     why = f"the sparse network with the highest validation {table.measure}"
-    return max(sparse, key=lambda line: line.best.valid.mean), why
+    return max(sparse, key=lambda line: line.chosen.valid.mean), why

@@ -1,13 +1,14 @@
-"""What a run was and what its numbers mean, in sentences made from its files."""
+"""What runs were, in sentences made from their files."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rst_tf.analysis.formats import densities, interval, percent, steps
-from rst_tf.analysis.runs import FirstLayer, Run
-from rst_tf.analysis.tables import Estimate, Table, highlight, wilson
+from rst_tf.analysis.formats import densities, steps
+from rst_tf.analysis.groups import Group
+from rst_tf.analysis.runs import Run
+from rst_tf.analysis.settings import folder_name, scalar
+from rst_tf.analysis.tables import Table
 
 TRAINED = {
     "natural": "clean images",
@@ -15,74 +16,129 @@ TRAINED = {
     "mixed": "clean and attacked images",
     "trades": "clean images, and held to the same answers on attacked ones (TRADES)",
 }
+STARTED = {
+    "reset": "Every round started again from the initial weights.",
+    "reinit": "Every round started from newly drawn weights.",
+    "continued": "Every round went on with the weights that the round before had ended with.",
+}
 
 
-def title(run: Run) -> str:
-    """What the experiment is, as a heading."""
+def title(groups: Sequence[Group]) -> str:
+    """What was done, as a heading."""
+    runs = [group.runs[0] for group in groups]
+    parts = [_words(_title_parts(run)[place] for run in runs) for place in range(3)]
+    kind, network, data = parts
+    if len(groups) == 1:
+        kind += f" ({strategy(runs[0])})" if strategy(runs[0]) else ""
+    said = kind[:1].upper() + kind[1:]
+    said += f" of {network}" if network else ""
+    said += f" on {data}" if data else ""
+    return said if len(groups) == 1 else f"{said}, {len(groups)} groups compared"
+
+
+def strategy(run: Run) -> str:
+    """What the rounds of iterative pruning start from, in a few words; "" for other experiments."""
     experiment = run.config["experiment"]
-    said = experiment["name"].replace("_", " ").capitalize()
+    said, step = experiment.get("rewind") or "", experiment.get("rewind_step", 0)
+    if said == "reset" and step is None:
+        said = "reset to unknown weights"
+    elif said == "reset" and step == "end":
+        said = "reset to trained weights"
+    elif said == "reset" and step not in (0, "0"):
+        said = f"reset to step {step}"
+    masks = experiment.get("masks_from")
+    return f"control: {said} under the masks of {folder_name(masks)}" if masks else said
+
+
+def description(groups: Sequence[Group]) -> tuple[str, dict[str, str]]:
+    """What most groups share, as a paragraph; and by label what each has of its own."""
+    said = [_sentences(group, len(groups) > 1) for group in groups]
+    shared = []
+    for topic in dict.fromkeys(topic for each in said for topic in each):
+        sentences = [each.get(topic) for each in said]
+        common = max(sentences, key=sentences.count)
+        if common is not None and 2 * sentences.count(common) > len(said):
+            shared.append(common)
+    own = {
+        group.label: " ".join(sentence for sentence in each.values() if sentence not in shared)
+        for group, each in zip(groups, said, strict=True)
+    }
+    if any(sentence not in each.values() for sentence in shared for each in said):
+        shared.insert(0, "Unless something else is said below:")
+    return " ".join(shared), own
+
+
+def _sentences(group: Group, compared: bool) -> dict[str, str]:
+    run, experiment = group.runs[0], group.runs[0].config["experiment"]
+    said = {"networks": _networks(group.table)}
     if "network" in experiment:
-        said += f" of {_name(experiment['network'])}"
+        said["network"] = f"The network is {phrase(experiment['network'])}."
     if "data" in experiment:
-        said += f" on {_name(experiment['data'])}"
+        said["data"] = f"The data set is {_name(experiment['data'])}{_sizes(run)}."
+    said["training"], said["start"] = _training(run, group.table), _start(run)
+    if len(group.runs) > 1:
+        said["seeds"] = f"All of it was repeated with {len(group.runs)} seeds."
+    elif compared:
+        said["seeds"] = "It was run with one seed."
+    said["schedule"] = _schedule(run, group.table)
+    return {key: sentence for key, sentence in said.items() if sentence}
+
+
+def _start(run: Run) -> str:
+    """What every round after the dense one started from, and whose masks it had."""
+    experiment = run.config["experiment"]
+    rewind, step = experiment.get("rewind"), experiment.get("rewind_step", 0)
+    if rewind not in STARTED or run.rounds() == (0,):
+        return ""
+    said = STARTED[rewind]
+    if rewind == "reset" and step is None:
+        said = "The files do not tell from which weights the rounds started."
+    elif rewind == "reset" and step == "end":
+        said = (
+            "Every round started from the trained weights of the dense network: this is the rewind "
+            "of the code published in 2019, not that of its paper, which goes back to the initial "
+            "weights."
+        )
+    elif rewind == "reset" and step not in (0, "0"):
+        said = f"Every round started again from the weights of step {step} of the dense round."
+    masks = experiment.get("masks_from")
+    if masks:
+        said += (
+            f" The masks are not the run's own but those of {folder_name(masks)}, round by round: "
+            "this is a control, which tells what the masks are worth without that run's weights."
+        )
     return said
 
 
-def description(runs: Sequence[Run], table: Table) -> str:
-    """One paragraph: networks, data, training."""
-    experiment = runs[0].config["experiment"]
-    said = [_networks(table)]
-    if "network" in experiment:
-        said.append(f"The network is {phrase(experiment['network'])}.")
-    if "data" in experiment:
-        said.append(f"The data set is {_name(experiment['data'])}{_sizes(runs[0])}.")
-    said.append(_training(runs[0], table))
-    if len(runs) > 1:
-        said.append(f"All of it was repeated with {len(runs)} seeds.")
-    return " ".join(said)
+def _schedule(run: Run, table: Table) -> str:
+    """How the published labels relate to the steps given, for a run on the published schedule."""
+    shown = [table.step] if table.step is not None else []
+    shown += [row.step for row in reversed(run.curve(table.lines[0].round, "test"))]
+    for step in shown:
+        label = run.published_label(step)
+        if label is not None:
+            who = "It was evaluated when the code published in 2019 evaluated"
+            if run.imported:
+                who = "It was trained and evaluated by the code published in 2019"
+            return (
+                f"{who}; steps are optimiser updates, and that code's labels are inflated: its "
+                f"{label:,} is step {step:,}."
+            )
+    return ""
 
 
-def caveats(table: Table) -> list[str]:
-    """What a careful reader asks about the numbers, and the answers."""
-    count = "" if table.test_examples is None else f" ({table.test_examples:,} examples)"
-    said = [
-        f"The test split{count} gave the numbers and nothing else: steps, and the density in the "
-        "headline, were chosen on the validation split. Accuracy and robust accuracy under one "
-        "heading belong to the same network at the same step."
-    ]
-    if table.attack is None:
-        said.append("No attack was run: these numbers say nothing about robustness.")
-    else:
-        other = "" if table.valid_attack == table.attack else f"; under {table.valid_attack} on "
-        other += "validation" if other else ""
-        said.append(f"Robust accuracy is the accuracy under {table.attack}{other}.")
-        said.append(
-            "It is an upper bound of the true robustness: an attack that fails does not show that "
-            "none succeeds. A gradient attack alone, such as PGD, often overestimates it; confirm "
-            "a claim with an ensemble of attacks, such as AutoAttack."
-        )
-    return [*said, _chance(table)]
+def _title_parts(run: Run) -> tuple[str, str, str]:
+    experiment = run.config["experiment"]
+    network, data = experiment.get("network"), experiment.get("data")
+    kind = experiment["name"].replace("_", " ")
+    kind = "imported iterative pruning" if run.imported else kind
+    return kind, (network and _name(network)) or "", (data and _name(data)) or ""
 
 
-def captions(table: Table, layers: Sequence[FirstLayer]) -> dict[str, str]:
-    """What each figure shows, by the figure's name."""
-    what = "Accuracy" if table.attack is None else "Accuracy and robust accuracy"
-    several = len(table.seeds) > 1
-    line = table.lines[0].best.accuracy
-    band = ""
-    if several:
-        band = " Band: one sample standard deviation over the seeds."
-    elif line.interval is not None:
-        band = " Band: 95 % Wilson interval."
-    dense = " Dashed: the dense network." if table.dense is not None else ""
-    each = "mean over the seeds; a line per density" if several else "a line per density"
-    dots = "" if several else " Dots: the best steps."
-    return {
-        "density": f"{what} on the test split at the best step, over density.{dense}{band}",
-        "steps": f"{what} on the validation split during training, {each}.{dots} What is low in "
-        "the first tenth of a round may lie below the axis.",
-        "masks": _masks(table, layers),
-    }
+def _words(values) -> str:
+    """Each value once, joined by "and"."""
+    known = list(dict.fromkeys(value for value in values if value))
+    return " and ".join(filter(None, [", ".join(known[:-1]), *known[-1:]]))
 
 
 def phrase(value: Any) -> str:
@@ -98,19 +154,6 @@ def phrase(value: Any) -> str:
     if not settings:
         return name
     return f"{name} ({', '.join(settings)})" if name else ", ".join(settings)
-
-
-def scalar(value: Any) -> str:
-    """A plain value as a flag would have it: "8/255", "300,100", "none", "true"."""
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        levels = round(value * 255)
-        is_level = 0 < levels < 255 and abs(value * 255 - levels) < 1e-9 and len(repr(value)) > 8
-        return f"{levels}/255" if is_level else repr(value)
-    if isinstance(value, list) and not any(isinstance(item, list | Mapping) for item in value):
-        return ",".join(scalar(item) for item in value)
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _name(value: Any) -> str:
@@ -160,33 +203,3 @@ def _training(run: Run, table: Table) -> str:
         said += f", the attack being {run.attack('train')},"
     last = steps([step for line in table.lines for step in line.last.steps])
     return f"{said} for {last} steps a round."
-
-
-def _chance(table: Table) -> str:
-    n = len(table.seeds)
-    if table.test_examples is None:
-        known = "The number of test examples is unknown, so no intervals are given."
-    else:
-        mean = highlight(table)[0].best.measure.mean
-        example = Estimate(mean, None, wilson(mean, table.test_examples))
-        known = (
-            f"By the number of test examples alone, {percent(Estimate(mean))} % means "
-            f"{interval(example)} % (95 % Wilson interval)."
-        )
-    if n == 1:
-        return (
-            f"{known} There is one seed here, so nothing is known of the variation between seeds."
-        )
-    return f"{known} Between seeds, numbers vary by the standard deviation given after ±."
-
-
-def _masks(table: Table, layers: Sequence[FirstLayer]) -> str:
-    if not layers:
-        return ""
-    missing = sorted({line.round for line in table.lines} - {layer.round for layer in layers})
-    seed = f" Seed {table.seeds[0]}." if len(table.seeds) > 1 else ""
-    gaps = f" No ticket file for rounds {', '.join(map(str, missing))}." if missing else ""
-    what = "weights kept per output channel, a column each"
-    if layers[0].image is not None:
-        what = "weights kept per input pixel (white: none)"
-    return f"First layer ({layers[0].name}): {what}, by density of the network.{seed}{gaps}"

@@ -89,12 +89,32 @@ def check_logits(model) -> None:
         )
 
 
+class Inference:
+    """A Keras model in inference mode, where an example's logits depend on no other example.
+
+    Args:
+        model: Returns logits.
+    """
+
+    def __init__(self, model):
+        self._model = model
+
+    def __call__(self, x):
+        """Logits of x."""
+        return self._model(x, training=False)
+
+    @property
+    def has_convolutions(self) -> bool:
+        """True if any layer has a kernel of rank 3 or more."""
+        return any(len(v.shape) > 2 for v in self._model.variables)
+
+
 def logits_of(model) -> Callable:
     """The callable an attack differentiates: a Keras model in inference mode, or a callable."""
     import keras
 
     if isinstance(model, keras.Model):
-        return lambda x: model(x, training=False)
+        return Inference(model)
     if not callable(model):
         raise ValueError(f"model must be a Keras model or a callable; received {model!r}")
     return model

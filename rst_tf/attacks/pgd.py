@@ -77,10 +77,10 @@ class PGD(Attack):
 
         if self.loss == "kl":
             clean = tf.stop_gradient(logits(x))
-            return lambda z: losses.divergence(clean, z)
+            return lambda z, part: losses.divergence(clean[part], z)
         if self.label == "predicted":
             y = tf.argmax(logits(x), axis=-1, output_type=tf.int32)
-        return lambda z: losses.cross_entropy(z, y)
+        return lambda z, part: losses.cross_entropy(z, y[part])
 
     def _ascend(self, logits, loss, x, key, index):
         """One run; gives the images and, where restarts or iterate ask for it, their loss."""
@@ -88,6 +88,7 @@ class PGD(Attack):
 
         from rst_tf import random
         from rst_tf.attacks._geometry import NORMS
+        from rst_tf.attacks._lanes import WHOLE, lanes
         from rst_tf.attacks._losses import value_and_gradient
 
         ball = NORMS[self.norm]
@@ -101,23 +102,28 @@ class PGD(Attack):
             start = x
         compare = self.iterate == "best" or self.restarts > 1
         lowest = tf.fill([tf.shape(x)[0]], -float("inf"))
+        parts = lanes(logits, x)
 
-        def step(i, now, best, highest):
-            value, gradient, _ = value_and_gradient(logits, loss, now)
+        def climb(part, now, best, highest):
+            value, gradient, _ = value_and_gradient(logits, lambda z: loss(z, part), now)
             if self.iterate == "best":
                 best, highest = _better(now, value, best, highest)
             moved = now + step_size * ball.direction(gradient)
-            return i + 1, ball.project(moved, x, self.epsilon), best, highest
+            return ball.project(moved, x[part], self.epsilon), best, highest
 
-        _, last, best, highest = tf.while_loop(
-            lambda i, *_: i < self.steps,
+        def step(i, states):
+            return i + 1, [climb(part, *s) for part, s in zip(parts, states, strict=True)]
+
+        _, climbed = tf.while_loop(
+            lambda i, _: i < self.steps,
             step,
-            (tf.constant(0), start, start, lowest),
+            (tf.constant(0), [(start[part], start[part], lowest[part]) for part in parts]),
             maximum_iterations=self.steps,
         )
+        last, best, highest = (tf.concat(pieces, 0) for pieces in zip(*climbed, strict=True))
         if not compare:
             return last, highest
-        value = loss(logits(last))
+        value = loss(logits(last), WHOLE)
         if self.iterate == "last":
             return last, value
         return _better(last, value, best, highest)

@@ -1,0 +1,231 @@
+"""Runs side by side: those that differ only in the seed are one group, named by what sets it apart.
+
+A group's label is the settings, as flags, that differ between the groups: `rewind=reset`.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rst_tf.analysis.runs import Run
+from rst_tf.analysis.settings import flat, folder_name, scalar
+from rst_tf.analysis.tables import Table, table
+
+EVALUATED = ("valid", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs of one configuration with different seeds.
+
+    Args:
+        label: What sets it apart from the other groups; "" if there is no other.
+        runs: One per seed.
+        table: Of these runs.
+    """
+
+    label: str
+    runs: tuple[Run, ...]
+    table: Table
+
+
+def groups_of(
+    runs: Sequence[Run], step: int | None = None, labels: Sequence[str] = ()
+) -> tuple[Group, ...]:
+    """The groups, in the order of their first runs.
+
+    Args:
+        runs: At least one. Runs whose only other difference is the number of rounds they are to
+            have are one group, unless two of them have the same seed.
+        step: Tables at this exact step of every round, in place of the best by validation.
+        labels: Names of the user's own, one per group; none says what differs.
+
+    Raises:
+        ValueError: Two runs were evaluated under different attacks or have the same configuration
+            and seed, a run has no evaluation at `step`, or there are not as many groups as labels.
+    """
+    check_attacks(runs)
+    members = _merged(_exact(runs))
+    found = labels_of([group[0] for group in members])
+    if labels and len(labels) != len(members):
+        raise ValueError(
+            f"labels: expected one for each of {len(members)} groups "
+            f"({'; '.join(found)}); received {', '.join(labels)}"
+        )
+    return tuple(
+        Group(label, tuple(group), table(group, step))
+        for label, group in zip(labels or found, members, strict=True)
+    )
+
+
+def check_attacks(runs: Sequence[Run]) -> None:
+    """Checks that all runs were evaluated under one attack.
+
+    Raises:
+        ValueError: Two were not; names both, and both attacks.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        for split in EVALUATED:
+            here, there = run.attack(split), first.attack(split)
+            if here != there:
+                raise ValueError(
+                    f"{first.workdir} was evaluated under {there or 'no attack'} and {run.workdir} "
+                    f"under {here or 'no attack'} ({split}); such numbers share no column"
+                )
+
+
+def same_experiment(runs: Sequence[Run]) -> None:
+    """Checks that `runs` are one experiment with different seeds.
+
+    Raises:
+        ValueError: They differ in more than the seed, or not in the seed; names both workdirs.
+    """
+    first, *others = runs
+    for run in others:
+        here, there = _identity(run), _identity(first)
+        for what in here | there:
+            if here.get(what) != there.get(what):
+                raise ValueError(
+                    f"{run.workdir} is not {first.workdir} with another seed: "
+                    f"{what} is {here.get(what)!r} instead of {there.get(what)!r}"
+                )
+    _check_seeds(runs)
+
+
+def _check_seeds(runs: Sequence[Run]) -> None:
+    seen: dict[int | None, Run] = {}
+    for run in runs:
+        if run.seed in seen:
+            raise ValueError(
+                f"{run.workdir} and {seen[run.seed].workdir} have the same seed ({run.seed})"
+            )
+        seen[run.seed] = run
+
+
+def labels_of(runs: Sequence[Run]) -> list[str]:
+    """One label per run: as few of the differing settings as tell the runs apart.
+
+    Runs without a difference have the label "".
+    """
+    settings = [_settings(run) for run in runs]
+    differing = _differing(settings)
+    if not differing:
+        return [""] * len(runs)
+    # What comes with a choice, or with a data set, is not worth a word where the choice is named.
+    said = [
+        path
+        for path in differing
+        if all(path in each for each in settings)
+        and not path.startswith("dataset")
+        and not any(path.startswith(f"{other}.") for other in differing)
+    ]
+    places = range(len(runs))
+
+    def told_apart(paths: Sequence[str]) -> int:
+        return len({tuple(repr(differing[path][place]) for path in paths) for place in places})
+
+    for path in differing:
+        if told_apart([*said, path]) > told_apart(said):
+            said.append(path)
+    named = {path: differing[path] for path in said}
+    labels = [_label(named, place, brief=True) for place in places]
+    if len(set(labels)) < told_apart(said):
+        labels = [_label(named, place, brief=False) for place in places]
+    return labels
+
+
+def shared_dense(groups: Sequence[Group]) -> bool:
+    """Whether all groups begin with a dense network of the same test accuracies."""
+    dense = [group.table.dense for group in groups]
+    if None in dense:
+        return False
+    first = dense[0].chosen
+    return all(
+        (line.chosen.accuracy, line.chosen.measure) == (first.accuracy, first.measure)
+        for line in dense
+    )
+
+
+def differences(groups: Sequence[Group]) -> dict[str, tuple[Any, ...]]:
+    """The settings that differ, as dotted paths, with the value in each group (None if absent)."""
+    return _differing([_settings(group.runs[0]) for group in groups])
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    """What runs must share to be averaged."""
+    experiment = {k: v for k, v in run.config["experiment"].items() if k != "seed"}
+    if experiment.get("masks_from") is not None:
+        experiment["masks_from"] = _seedless(experiment["masks_from"], run.seed)
+    attacks = {f"attack on {split}": run.attack(split) for split in EVALUATED}
+    return {**experiment, "dataset": run.config.get("dataset"), **attacks}
+
+
+def _seedless(folder: str, seed: int | None) -> str:
+    """A folder whose name ends in the run's own seed, with a star in place of the seed."""
+    path = Path(folder)
+    name = re.sub(rf"(?<!\d)0*{seed}$", "*", path.name)
+    return str(path.with_name(name)) if name != path.name else folder
+
+
+def _exact(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs by identity, in order."""
+    found: list[tuple[dict[str, Any], list[Run]]] = []
+    for run in runs:
+        identity = _identity(run)
+        members = next((members for known, members in found if known == identity), None)
+        if members is None:
+            found.append((identity, [run]))
+        else:
+            members.append(run)
+    for _, members in found:
+        _check_seeds(members)
+    return [members for _, members in found]
+
+
+def _merged(exact: list[list[Run]]) -> list[list[Run]]:
+    """Joins groups of disjoint seeds that differ only in how many rounds they are to have."""
+    merged: list[list[Run]] = []
+    for members in exact:
+        for known in merged:
+            seeds = {run.seed for run in known} & {run.seed for run in members}
+            if not seeds and _rounds_aside(known[0]) == _rounds_aside(members[0]):
+                known += members
+                break
+        else:
+            merged.append(list(members))
+    return merged
+
+
+def _rounds_aside(run: Run) -> dict[str, Any]:
+    identity = _identity(run)
+    if identity.get("density") is None:  # else the number of rounds sets the rate of each
+        identity.pop("rounds", None)
+    return identity
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """A run's settings without the seed, by flag."""
+    named = dict(flat(_identity(run)))
+    return {"experiment": named.pop("name", None), **named}
+
+
+def _differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, tuple[Any, ...]]:
+    paths = dict.fromkeys(path for each in settings for path in each)
+    values = {path: tuple(each.get(path) for each in settings) for path in paths}
+    return {path: each for path, each in values.items() if any(v != each[0] for v in each)}
+
+
+def _label(differing: Mapping[str, Sequence[Any]], place: int, brief: bool) -> str:
+    """The settings at `place`; briefly, without those that are unset or as in most places."""
+    parts = []
+    for path, values in differing.items():
+        value = values[place]
+        usual = values.count(value) > max(2, len(values) / 2)
+        if brief and (value is None or usual):
+            continue
+        shown = folder_name(value) if path == "masks_from" and value else scalar(value)
+        parts.append(f"{path}={shown}")
+    return ", ".join(parts) or _label(differing, place, brief=False)
