@@ -1,5 +1,6 @@
 """Writing the network of a finished run for other runtimes."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -51,14 +52,17 @@ class Export(Experiment):
 
     def run(self, workdir):
         """Leaves network.keras, saved_model/, network.tflite, network.onnx and export.json."""
-        from rst_tf.artefacts import export, table
-
         for name in self.formats:
             usable(name)
         file = self.ticket()
         ticket = Ticket.load(file)
         network = ticket.build()
-        folder = Workdir(workdir, to_dict(self), {}).path
+        with contextlib.closing(Workdir(workdir, to_dict(self), {})) as claimed:
+            self._write(claimed.path, file, ticket, network)
+
+    def _write(self, folder: Path, file: Path, ticket: Ticket, network) -> None:
+        from rst_tf.artefacts import export, table
+
         artefacts = []
         for name in self.formats:
             suffix = FORMATS[name].suffix

@@ -86,7 +86,8 @@ def test_masks_only_shrink_and_densities_are_those_asked_for(name, runs):
         rates = experiment.rate * (2 if len(experiment.rate) == 1 else 1)
         for entry, rate in zip(tickets[-1].entries, rates, strict=True):
             expected = entry.mask.size * (1 - rate) ** experiment.rounds
-            assert abs(entry.mask.sum() - expected) <= 2
+            most = 4 if experiment.count == "plus_one" else 2  # one more weight each round
+            assert abs(entry.mask.sum() - expected) <= most
     for row in read(workdir):
         assert int(row["kept"]) == tickets[int(row["round"])].kept
 

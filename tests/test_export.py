@@ -448,7 +448,8 @@ def test_the_experiment_leaves_files_and_a_report_without_times(finished, tmp_pa
     for _ in range(2):  # the same folder again is no error
         settings.run(tmp_path / "out")
     names = {"network.keras", "network.tflite", "network.onnx", "saved_model"}
-    assert {p.name for p in (tmp_path / "out").iterdir()} == names | {"export.json", "config.json"}
+    there = {p.name for p in (tmp_path / "out").iterdir()}
+    assert there == names | {"export.json", "config.json", ".lock"}
     report = json.loads((tmp_path / "out/export.json").read_text())
     assert report["ticket"].endswith("round_01_best.npz") and len(report["sha256"]) == 64
     assert {a["path"] for a in report["artefacts"]} == names
