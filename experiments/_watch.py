@@ -89,7 +89,7 @@ class Watch(keras.callbacks.Callback):
         if not finished and (self.step in self.due or stops):
             self._save()
         if stops:
-            self.progress.close()
+            self.progress.close(self.step - self.first)
             where = f"step {self.step:,} of {self.session.total:,} of round {self.round}"
             raise Interrupted(self.session.wish.number or signal.SIGTERM, where)
 

@@ -123,7 +123,8 @@ class Progress:
             text = f"{self.title}  {bar} {step}/{self.steps}  loss {loss:.3f}  valid {self._noted}"
             print(f"\r{text:<100.119}", end="", file=sys.stderr, flush=True)
 
-    def close(self) -> None:
-        """The finished line."""
-        text = f"{self.title}  {self.steps} steps  valid {self._noted}"
+    def close(self, step: int | None = None) -> None:
+        """The last line: of a finished training, or of one that stopped at `step`."""
+        done = f"{self.steps}" if step is None else f"{step} of {self.steps}"
+        text = f"{self.title}  {done} steps  valid {self._noted}"
         print(f"\r{text:<119}" if self._live else text, file=sys.stderr, flush=True)

@@ -203,6 +203,7 @@ def split(dataset, strategy=None):
         numbers = tf.data.Dataset.range(first, first + here)
 
         def parts(*element):
+            element = element if isinstance(dataset.element_spec, tuple) else element[0]
             return numbers.map(lambda k: tf.nest.map_structure(lambda t: part(t, k), element))
 
         def part(tensor, k):

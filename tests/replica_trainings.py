@@ -50,7 +50,13 @@ def normalised():
     return network
 
 
-KINDS = {"plain": plain, "pruned": pruned, "search": search, "normalised": normalised}
+KINDS = {
+    "plain": plain,
+    "pruned": pruned,
+    "scaled": pruned,
+    "search": search,
+    "normalised": normalised,
+}
 
 
 def trained(kind, *callbacks):
@@ -64,7 +70,11 @@ def trained(kind, *callbacks):
         trainer.sizes = iter(SIZES)
     else:
         trainer, steps, valid = rst.RobustTrainer(network, objective, seed=3), sum(SIZES), batches
-    trainer.compile(rst.optimizers.SGD(0.1, weight_decay=1e-3).build(100))
+    if kind == "scaled":
+        decayed = keras.optimizers.SGD(0.1, weight_decay=1e-3)
+        trainer.compile(keras.optimizers.LossScaleOptimizer(decayed))
+    else:
+        trainer.compile(rst.optimizers.SGD(0.1, weight_decay=1e-3).build(100))
     measures = trainer.fit(
         batches.repeat(5),
         steps_per_epoch=steps,
