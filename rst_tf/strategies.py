@@ -5,6 +5,7 @@ Batches are global: every worker reads the same ones, and takes its part of each
 """
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -48,6 +49,7 @@ def scope(name: Name = "none") -> Iterator[None]:
         any_worker(False)  # all leave together: one that left early would look like one that died
 
 
+@functools.cache  # a second one would confuse the exchanges of the first
 def _mirrored():
     with quiet():
         import tensorflow as tf
@@ -169,14 +171,11 @@ def any_worker(flag: bool) -> bool:
 
 
 def split(dataset, strategy=None):
-    """Global batches as the parts that the replicas of each worker take.
-
-    Replica k of n takes the examples from size * k // n to size * (k + 1) // n of a batch, at
-    least one: TensorFlow's operations do not all stand empty batches.
+    """Global batches as what this worker's replicas take of them, where there are several workers.
 
     Args:
-        dataset: A `tf.data.Dataset`, the same on every worker; all tensors of an element have the
-            batch on axis 0. Anything else is given back where there is one worker.
+        dataset: A `tf.data.Dataset`, the same on every worker. With one worker anything is given
+            back as it is: Keras splits the batches.
         strategy: None takes the current one.
 
     Raises:
@@ -185,38 +184,51 @@ def split(dataset, strategy=None):
     import tensorflow as tf
 
     strategy = strategy or tf.distribute.get_strategy()
-    replicas = strategy.num_replicas_in_sync
     distributed = isinstance(dataset, tf.distribute.DistributedDataset)
-    if dataset is None or replicas == 1 or distributed:
+    if dataset is None or distributed or not several_workers(strategy):
         return dataset
     if not isinstance(dataset, tf.data.Dataset):
-        if not several_workers(strategy):
-            return dataset
         raise ValueError(
             "several workers need a tf.data.Dataset of global batches, the same on each of them; "
             f"received {type(dataset).__name__}"
         )
 
     def own(context):
+        replicas = strategy.num_replicas_in_sync
         here = replicas // context.num_input_pipelines
-        first = here * context.input_pipeline_id
-        numbers = tf.data.Dataset.range(first, first + here)
-
-        def parts(*element):
-            element = element if isinstance(dataset.element_spec, tuple) else element[0]
-            return numbers.map(lambda k: tf.nest.map_structure(lambda t: part(t, k), element))
-
-        def part(tensor, k):
-            size = tf.shape(tensor, tf.int64)[0]
-            text = f"a batch must have an example for each of the {replicas} replicas"
-            tf.debugging.assert_greater_equal(size, tf.cast(replicas, tf.int64), text)
-            return tensor[size * k // replicas : size * (k + 1) // replicas]
-
-        length = dataset.cardinality()
-        length = length * here if length > 0 else length
-        return dataset.flat_map(parts).apply(tf.data.experimental.assert_cardinality(length))
+        return parts(dataset, replicas, here * context.input_pipeline_id, here)
 
     return strategy.distribute_datasets_from_function(own)
+
+
+def parts(dataset, replicas: int, first: int, count: int):
+    """The parts of each batch that `count` replicas take, from replica `first` on, one by one.
+
+    Replica k of n takes the examples from size * k // n to size * (k + 1) // n, at least one:
+    TensorFlow's operations do not all stand empty batches.
+
+    Args:
+        dataset: A `tf.data.Dataset` of tensors whose axis 0 is the batch.
+        replicas: Number of all replicas.
+        first: The first one of these.
+        count: How many these are.
+    """
+    import tensorflow as tf
+
+    def part(tensor, k):
+        size = tf.shape(tensor, tf.int64)[0]
+        text = f"a batch must have an example for each of the {replicas} replicas"
+        tf.debugging.assert_greater_equal(size, tf.cast(replicas, tf.int64), text)
+        return tensor[size * k // replicas : size * (k + 1) // replicas]
+
+    def taken(k, *element):
+        element = element if isinstance(dataset.element_spec, tuple) else element[0]
+        return tf.nest.map_structure(lambda tensor: part(tensor, k), element)
+
+    if count == 1:
+        return dataset.map(lambda *element: taken(tf.constant(first, tf.int64), *element))
+    numbers = tf.data.Dataset.range(first, first + count)
+    return dataset.flat_map(lambda *element: numbers.map(lambda k: taken(k, *element)))
 
 
 def check_batches(examples: int, batch_size: int) -> None:

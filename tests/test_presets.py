@@ -22,7 +22,7 @@ SOURCES = {"mnist": "mnist", "fashion": "fashion_mnist"}
 ATTACKS = {"fgsm": FGSM(epsilon=0.3), "pgd": PGD(epsilon=0.3, steps=10, step_size=0.05)}
 REWINDS = ("reset", "reinit", "continued")
 PAPER = {"_".join(names): names for names in itertools.product(SOURCES, ATTACKS, REWINDS)}
-OVERLAYS = {"legacy", "l1"}
+OVERLAYS = ("legacy", "l1")
 COMPLETE = ["quick_start", *PAPER]
 SWEEP = [f"mnist_{attack}_{rewind}" for attack in ATTACKS for rewind in ("reset", "reinit")]
 
