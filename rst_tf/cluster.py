@@ -74,7 +74,7 @@ class Cluster:
 
     def missing(self) -> list[int]:
         """The other workers that do not answer at their addresses."""
-        return self._silent(number for number in range(len(self.workers)) if number != self.own)
+        return self._silent(self._others)
 
     def meet(self, patience: float) -> None:
         """Waits until every worker has answered once; answers at the own address meanwhile.
@@ -107,10 +107,16 @@ class Cluster:
         tasks = re.findall(r"/job:(\w+)/(?:replica:0/)?task:(\d+)", message)
         named = {f"{job} {i}" for job, i in tasks} - {self.workers[self.own][0]}
         lost = [i for i, (name, _) in enumerate(self.workers) if name in named] or self.missing()
-        who = f"{self._names(lost)} is gone" if lost else "another worker does not answer any more"
-        return ClusterError(
-            f"{who}; the same command on every worker goes on from the last checkpoint"
+        what = (
+            f"{self._names(lost)} is gone" if lost else f"no word from {self._names(self._others)}"
         )
+        return ClusterError(
+            f"{what}; the same command on every worker goes on from the last checkpoint"
+        )
+
+    @property
+    def _others(self) -> list[int]:
+        return [number for number in range(len(self.workers)) if number != self.own]
 
     def _silent(self, numbers: Iterable[int]) -> list[int]:
         return [number for number in numbers if not _answers(self.workers[number][1])]

@@ -89,8 +89,10 @@ def exchange() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _limited(workers: cluster.Cluster) -> Iterator[None]:
+    stderr = os.dup(2)  # the terminal, even inside `quiet`
+
     def give_up():
-        print(f"error: {workers.loss('')}", file=sys.__stderr__, flush=True)
+        os.write(stderr, f"error: {workers.loss('')}\n".encode())
         os._exit(1)  # the main thread is inside TensorFlow and hears nothing
 
     watch = threading.Timer(cluster.PATIENCE, give_up)
@@ -100,6 +102,8 @@ def _limited(workers: cluster.Cluster) -> Iterator[None]:
         yield
     finally:
         watch.cancel()
+        watch.join()
+        os.close(stderr)
 
 
 def _patient_heartbeats(workers: cluster.Cluster) -> None:
@@ -123,9 +127,11 @@ def _patient_heartbeats(workers: cluster.Cluster) -> None:
 def _sigterm_kept() -> Iterator[None]:
     """TensorFlow's servers take SIGTERM for themselves, and then nothing stops the process."""
     handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager
@@ -135,15 +141,9 @@ def _losses_named(workers: cluster.Cluster) -> Iterator[None]:
     except Exception as error:
         import tensorflow as tf
 
-        kinds = (
-            tf.errors.UnavailableError,
-            tf.errors.DeadlineExceededError,
-            tf.errors.AbortedError,
-            tf.errors.InternalError,
-            tf.errors.FailedPreconditionError,
-            tf.errors.UnknownError,
-            tf.errors.CancelledError,
-        )
+        errors = tf.errors
+        kinds = (errors.UnavailableError, errors.AbortedError, errors.CancelledError)
+        kinds += (errors.DeadlineExceededError, errors.FailedPreconditionError)
         if not isinstance(error, kinds):
             raise
         raise workers.loss(str(error)) from error

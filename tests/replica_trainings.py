@@ -1,8 +1,8 @@
 """Trainings whose results must not depend on the number of replicas.
 
-As a program, one worker of a cluster: `python replica_trainings.py FILE END KIND...` trains each
-kind; the first worker stores what was left in FILE. Then END: `finish`; or the second worker dies
-(`die`) or gets stuck (`stick`) in the middle of one more training.
+As a program: `python replica_trainings.py STRATEGY FILE END KIND...` trains each kind; the first
+worker stores what was left in FILE. Then END: `finish`; or the second worker dies (`die`) or gets
+stuck (`stick`) in the middle of one more training.
 """
 
 import os
@@ -70,11 +70,11 @@ def trained(kind, *callbacks):
         trainer.sizes = iter(SIZES)
     else:
         trainer, steps, valid = rst.RobustTrainer(network, objective, seed=3), sum(SIZES), batches
+    optimizer = rst.optimizers.SGD(0.1, weight_decay=1e-3).build(100)
     if kind == "scaled":
         decayed = keras.optimizers.SGD(0.1, weight_decay=1e-3)
-        trainer.compile(keras.optimizers.LossScaleOptimizer(decayed))
-    else:
-        trainer.compile(rst.optimizers.SGD(0.1, weight_decay=1e-3).build(100))
+        optimizer = keras.optimizers.LossScaleOptimizer(decayed)
+    trainer.compile(optimizer, jit_compile=False)  # compiling would take most of the time
     measures = trainer.fit(
         batches.repeat(5),
         steps_per_epoch=steps,
@@ -101,8 +101,9 @@ class End(keras.callbacks.Callback):
             time.sleep(600)
 
 
-def main(file, end, *kinds):
-    with strategies.scope("multiworker"):
+def main(strategy, file, end, *kinds):
+    cluster.HEARTBEAT = 20.0 if end == "die" else cluster.HEARTBEAT
+    with strategies.scope(strategy):
         left = {}
         for kind in kinds:
             left |= trained(kind)

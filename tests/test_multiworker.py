@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 import replica_trainings
 import trainings
+from networks import small
 
+import rst_tf as rst
 import run_experiments
+from rst_tf import strategies
 from rst_tf.cluster import Cluster, ClusterError
 from rst_tf.ticket import Ticket
 
@@ -146,7 +149,50 @@ def test_a_lost_worker_is_named(message):
 def test_a_worker_that_answers_may_be_stuck():
     here, there = clusters()
     with socket.create_server(("", int(there.workers[1][1].split(":")[1]))):
-        assert str(here.loss("")) == f"another worker does not answer any more; {GONE}"
+        assert str(here.loss("")) == f"no word from worker 1 ({there.workers[1][1]}); {GONE}"
+
+
+# ---------------------------------------------------------------- what one worker does, alone
+
+
+@pytest.fixture
+def several(monkeypatch):
+    monkeypatch.setattr(strategies, "several_workers", lambda *strategy: True)
+
+
+def test_the_first_workers_folder_reaches_the_others(several, tmp_path, monkeypatch):
+    """What the first worker adds to the sums is what the others get from them."""
+    here, there, sums = tmp_path / "run", tmp_path / "copy" / "run", []
+    contents = {"config.json": b"{}", "tickets/initial.npz": bytes(range(13)), "empty": b""}
+    for name, content in {**contents, "tensorboard/events": b"x", ".lock": b"x"}.items():
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_bytes(content)
+    monkeypatch.setattr(strategies, "_CHUNK", 1)
+    monkeypatch.setattr(strategies, "_sum", lambda numbers: sums.append(numbers) or numbers)
+    monkeypatch.setattr(strategies, "is_chief", lambda: True)
+    with strategies.folder_of_worker(here) as folder:
+        assert folder == here
+
+    def received(numbers):
+        assert not np.any(numbers)  # so that the sum is what the first worker has
+        return np.asarray(sums.pop(0), np.int64)
+
+    monkeypatch.setattr(strategies, "_sum", received)
+    monkeypatch.setattr(strategies, "is_chief", lambda: False)
+    with strategies.folder_of_worker(there) as folder:
+        assert folder.name == "run" and folder != there and not sums
+        found = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*.*")}
+        assert found == {name: contents[name] for name in ("config.json", "tickets/initial.npz")}
+        assert (folder / "empty").read_bytes() == b""
+    assert not folder.exists() and not there.exists()
+
+
+def test_what_several_workers_cannot_do_is_refused(several):
+    with pytest.raises(ValueError, match=r"the same on each of them; received ndarray"):
+        strategies.split(np.zeros(3))
+    trainer = rst.RobustTrainer(small(), rst.Natural())
+    with pytest.raises(ValueError, match=r"with several workers; received steps_per_execution=2"):
+        trainer.compile(steps_per_execution=2)
 
 
 # ---------------------------------------------------------------- the same training
@@ -156,7 +202,7 @@ def test_two_workers_agree_with_one_process_and_notice_a_death(tmp_path):
     """Fixed masks, scores, uneven batches; then worker 1 dies and worker 0 says so."""
     kinds = ["plain", "pruned", "search"]
     program = ROOT / "tests" / "replica_trainings.py"
-    workers = started(tmp_path, program, tmp_path / "left.npz", "die", *kinds)
+    workers = started(tmp_path, program, "multiworker", tmp_path / "left.npz", "die", *kinds)
     alone = {}
     for kind in kinds:
         alone |= replica_trainings.trained(kind)
@@ -256,8 +302,8 @@ def test_workers_with_different_commands_are_refused(tmp_path):
 @pytest.mark.slow
 def test_a_worker_that_is_stuck_does_not_hold_the_others(tmp_path):
     program = ROOT / "tests" / "replica_trainings.py"
-    chief, stuck = started(tmp_path, program, tmp_path / "left.npz", "stick")
+    chief, stuck = started(tmp_path, program, "multiworker", tmp_path / "left.npz", "stick")
     assert chief.wait(300) == 1
     stuck.kill()
     line = (tmp_path / "log0").read_text().strip().splitlines()[-1]
-    assert line == f"error: another worker does not answer any more; {GONE}"
+    assert line.startswith("error: no word from worker 1 (localhost:") and line.endswith(GONE)
