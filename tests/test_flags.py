@@ -941,6 +941,17 @@ def write_seeds(workdirs, out):
 """
 
 
+TOY_QUIET = """
+import contextlib
+
+quiet = contextlib.nullcontext
+
+
+def start_tensorflow():
+    pass
+"""
+
+
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
     """A copy of the program with a toy experiment in the place of the real ones."""
@@ -950,8 +961,9 @@ def program(tmp_path_factory):
     (home / "flags" / "presets").mkdir()
     (home / "flags" / "presets" / "quick_start.yaml").write_text("experiment: counting\nupto: 2\n")
     (home / "rst_tf" / "analysis").mkdir(parents=True)
-    shutil.copy(ROOT / "rst_tf" / "registry.py", home / "rst_tf")
-    (home / "rst_tf" / "quiet.py").write_text("def start_tensorflow():\n    pass\n")
+    for name in ("registry.py", "strategies.py", "cluster.py"):
+        shutil.copy(ROOT / "rst_tf" / name, home / "rst_tf")
+    (home / "rst_tf" / "quiet.py").write_text(TOY_QUIET)
     (home / "rst_tf" / "analysis" / "report.py").write_text(TOY_REPORT)
     (home / "experiments").mkdir()
     (home / "experiments" / "experiment.py").write_text(TOY_EXPERIMENTS)
