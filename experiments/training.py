@@ -212,7 +212,7 @@ class Session:
             self.network, settings.objective, settings.judged_by, seed=settings.seed, l1=settings.l1
         )
         trainer.compile(
-            settings.optimizer.build(self.total),
+            settings.optimizer.build(self.total, self.steps_per_epoch),
             jit_compile={"auto": "auto", "on": True, "off": False}[settings.jit],
         )
         return trainer

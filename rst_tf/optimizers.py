@@ -3,12 +3,12 @@
 import dataclasses
 
 from rst_tf.registry import Registry, choices
-from rst_tf.schedules import Constant, Schedule, per_step
+from rst_tf.schedules import Constant, Schedule
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """How gradients become steps; `build(total)` gives the Keras optimiser.
+    """How gradients become steps; `build(total, steps_per_epoch)` gives a Keras one.
 
     Args:
         learning_rate: Peak learning rate, above 0.
@@ -30,17 +30,17 @@ class Optimizer:
                 f"weight_decay must be at least 0; received weight_decay={self.weight_decay!r}"
             )
 
-    def build(self, total: int):
+    def build(self, total: int, steps_per_epoch: int = 1):
         """A Keras optimiser whose schedule spans `total` steps."""
         raise NotImplementedError
 
-    def _rate(self, total: int):
+    def _rate(self, total: int, steps_per_epoch: int):
         if self.schedule == Constant():
             return self.learning_rate
         from rst_tf.keras_optimizers import StepTable
 
-        value = per_step(self.schedule, total, self.learning_rate)
-        return StepTable([value(step) for step in range(total)])
+        factors = self.schedule.factors(total, steps_per_epoch)
+        return StepTable([self.learning_rate * factor for factor in factors])
 
 
 OPTIMIZERS = choices(Optimizer, Registry("optimizer"))
@@ -62,11 +62,12 @@ class SGD(Optimizer):
     momentum: float = 0.9
     nesterov: bool = False
 
-    def build(self, total):
+    def build(self, total, steps_per_epoch=1):
         """See `keras_optimizers.CoupledSGD`."""
         from rst_tf.keras_optimizers import CoupledSGD
 
-        return CoupledSGD(self._rate(total), self.momentum, self.weight_decay, self.nesterov)
+        rate = self._rate(total, steps_per_epoch)
+        return CoupledSGD(rate, self.momentum, self.weight_decay, self.nesterov)
 
 
 @OPTIMIZERS.register("adam")
@@ -82,8 +83,9 @@ class Adam(Optimizer):
 
     learning_rate: float = 1e-3
 
-    def build(self, total):
+    def build(self, total, steps_per_epoch=1):
         """`keras.optimizers.Adam`."""
         import keras
 
-        return keras.optimizers.Adam(self._rate(total), weight_decay=self.weight_decay or None)
+        rate = self._rate(total, steps_per_epoch)
+        return keras.optimizers.Adam(rate, weight_decay=self.weight_decay or None)

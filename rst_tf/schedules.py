@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable
+from typing import Literal
 
 from rst_tf.registry import Registry, choices
 
@@ -35,11 +35,56 @@ def steps_of(duration: int | str, steps_per_epoch: int, argument: str = "steps")
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """A factor for each step; `value(t)` with t in [0, 1], the fraction of the training done."""
+    """A factor for each step of a training.
 
-    def value(self, done: float) -> float:
-        """The factor when a fraction `done` of the steps is behind."""
+    Args:
+        warmup: Steps or epochs (`5ep`) of linear rise before the schedule begins; 0 for none.
+        each: Move at every step, or only when an epoch begins, as the published codes do.
+    """
+
+    warmup: int | str = dataclasses.field(default=0, kw_only=True)
+    each: Literal["step", "epoch"] = dataclasses.field(default="step", kw_only=True)
+
+    def __post_init__(self):
+        if self.each not in ("step", "epoch"):
+            raise ValueError(f"each must be step or epoch; received each={self.each!r}")
+        _steps_or_none(self.warmup, 1000, "warmup")
+
+    def value(self, done: float, length: float, steps_per_epoch: float) -> float:
+        """The factor after the warm-up.
+
+        Args:
+            done: Fraction of the steps after the warm-up that are behind, in [0, 1].
+            length: Number of these steps.
+            steps_per_epoch: Length of an epoch in steps.
+        """
         raise NotImplementedError
+
+    def factors(self, total: int, steps_per_epoch: int = 1) -> list[float]:
+        """The factor of every step from 0 to `total - 1`.
+
+        Moving with epochs, a warm-up of W epochs has (e + 1) / W in epoch e.
+
+        Raises:
+            ValueError: The warm-up is as long as the training, or not of whole epochs where the
+                schedule moves with epochs.
+        """
+        warmup = _steps_or_none(self.warmup, steps_per_epoch, "warmup")
+        unit = steps_per_epoch if self.each == "epoch" else 1
+        if warmup >= total or warmup % unit:
+            raise ValueError(
+                f"warmup must be shorter than the training of {total} steps, and of whole epochs "
+                f"with each=epoch; received warmup={self.warmup!r}"
+            )
+        factors = []
+        for step in range(0, total, unit):
+            if step < warmup:
+                factor = (step + unit) / warmup
+            else:
+                rest = total - warmup
+                factor = self.value((step - warmup) / rest, rest, steps_per_epoch)
+            factors += [factor] * min(unit, total - step)
+        return factors
 
 
 SCHEDULES = choices(Schedule, Registry("schedule"))
@@ -50,7 +95,7 @@ SCHEDULES = choices(Schedule, Registry("schedule"))
 class Constant(Schedule):
     """Always 1."""
 
-    def value(self, done):
+    def value(self, done, length, steps_per_epoch):
         """1."""
         return 1.0
 
@@ -61,16 +106,25 @@ class Steps(Schedule):
     """Multiplies by `factor` at each milestone.
 
     Args:
-        milestones: Fractions of the training, ascending, in (0, 1).
+        milestones: Ascending; fractions of the training in (0, 1), or steps or epochs (`80ep`).
         factor: What each milestone multiplies by.
     """
 
-    milestones: tuple[float, ...] = (0.5, 0.75)
+    milestones: tuple[float | str, ...] = (0.5, 0.75)
     factor: float = 0.1
 
-    def value(self, done):
+    def __post_init__(self):
+        super().__post_init__()
+        for milestone in self.milestones:
+            if not _is_fraction(milestone):
+                steps_of(milestone, 1000, "milestones")
+
+    def value(self, done, length, steps_per_epoch):
         """`factor ** (number of milestones passed)`."""
-        return self.factor ** sum(done >= milestone for milestone in self.milestones)
+        return self.factor ** sum(
+            done >= m if _is_fraction(m) else round(done * length) >= steps_of(m, steps_per_epoch)
+            for m in self.milestones
+        )
 
 
 @SCHEDULES.register("cosine")
@@ -84,11 +138,31 @@ class Cosine(Schedule):
 
     floor: float = 0.0
 
-    def value(self, done):
+    def value(self, done, length, steps_per_epoch):
         """`floor + (1 - floor) (1 + cos(pi t)) / 2`."""
         return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2
 
 
-def per_step(schedule: Schedule, total: int, scale: float = 1.0) -> Callable[[int], float]:
-    """The schedule as a function of the step, 0 to `total - 1`, times `scale`."""
-    return lambda step: scale * schedule.value(step / total)
+@SCHEDULES.register("cycle")
+@dataclasses.dataclass(frozen=True)
+class Cycle(Schedule):
+    """Goes through `values`, one an epoch, again and again.
+
+    Args:
+        values: Factors; the default is `ssfd` of the code of Ramanujan et al. (2020).
+    """
+
+    values: tuple[float, ...] = (1, 2, 3, 4, 5, 2.5, 1.25, 0.625, 0.3125, 0.15625)
+
+    def value(self, done, length, steps_per_epoch):
+        """`values[epoch mod len(values)]`."""
+        epoch = round(done * length) // steps_per_epoch
+        return self.values[epoch % len(self.values)]
+
+
+def _is_fraction(milestone: float | str) -> bool:
+    return not isinstance(milestone, str) and 0 < milestone < 1
+
+
+def _steps_or_none(duration: int | str, steps_per_epoch: int, argument: str) -> int:
+    return 0 if duration in (0, "0") else steps_of(duration, steps_per_epoch, argument)

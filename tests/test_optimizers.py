@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from rst_tf.keras_optimizers import CoupledSGD, StepTable, forget
 from rst_tf.optimizers import OPTIMIZERS, SGD, Adam
-from rst_tf.schedules import SCHEDULES, Constant, Cosine, Steps, steps_of
+from rst_tf.schedules import SCHEDULES, Constant, Cosine, Cycle, Steps, steps_of
 
 
 def stepped(optimizer, gradients, start=1.0):
@@ -53,7 +53,7 @@ def test_every_optimiser_builds_follows_its_schedule_and_serialises(name):
 
 @pytest.mark.parametrize("name", sorted(SCHEDULES))
 def test_schedules_start_at_one_and_do_not_grow(name):
-    values = [SCHEDULES[name]().value(t / 20) for t in range(21)]
+    values = SCHEDULES[name]().factors(20, 20)
     assert values[0] == 1 and all(a >= b for a, b in itertools.pairwise(values))
 
 
@@ -121,7 +121,7 @@ def test_the_average_of_a_pruned_weight_is_the_weight():
 
 
 def test_cosine_is_half_a_cosine():
-    values = [Cosine().value(t) for t in (0, 0.25, 0.5, 0.75, 1)]
+    values = [Cosine().value(t, 1, 1) for t in (0, 0.25, 0.5, 0.75, 1)]
     np.testing.assert_allclose(values, [1, 0.85355, 0.5, 0.14645, 0], atol=1e-5)
 
 
@@ -136,7 +136,80 @@ def test_a_table_has_one_rate_per_step_of_the_training():
 
 
 def test_cosine_passes_the_middle_and_ends_at_its_floor():
-    assert Cosine(0.2).value(0.5) == pytest.approx(0.6) and Cosine(0.2).value(1) == 0.2
+    assert Cosine(0.2).value(0.5, 1, 1) == pytest.approx(0.6)
+    assert Cosine(0.2).value(1, 1, 1) == 0.2
+
+
+PUBLISHED = {  # section 6.2 of Fu et al. (2021)'s code: schedule, epochs, epoch: learning rate
+    "cosine_lr with warm-up": (
+        Cosine(warmup="5ep", each="epoch"),
+        100,
+        {0: 0.02, 4: 0.1, 9: 0.09956, 30: 0.08386, 50: 0.05413},
+    ),
+    "constant_lr with warm-up": (
+        Constant(warmup="4ep", each="epoch"),
+        9,
+        {0: 0.025, 3: 0.1, 8: 0.1},
+    ),
+    "cifar_piecewise": (
+        Steps(milestones=("80ep", "120ep"), each="epoch"),
+        160,
+        {0: 0.1, 79: 0.1, 80: 0.01, 119: 0.01, 120: 0.001, 159: 0.001},
+    ),
+    "cifar_piecewise of a longer training": (
+        Steps(milestones=("80ep", "120ep"), each="epoch"),
+        200,
+        {79: 0.1, 80: 0.01, 120: 0.001},
+    ),
+    "cifar_piecewise_adv": (
+        Steps(milestones=("50ep", "150ep"), each="epoch"),
+        160,
+        {49: 0.1, 50: 0.01, 150: 0.001},
+    ),
+    "multistep_lr_imagenet": (
+        Steps(milestones=("30ep", "60ep"), each="epoch"),
+        90,
+        {29: 0.1, 30: 0.01, 59: 0.01, 60: 0.001},
+    ),
+    "ssfd": (Cycle(), 23, {0: 0.1, 4: 0.5, 5: 0.25, 9: 0.015625, 10: 0.1, 22: 0.3}),
+}
+
+
+@pytest.mark.parametrize("per_epoch", [1, 7])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_schedules_give_the_published_rates_all_through_an_epoch(name, per_epoch):
+    schedule, epochs, rates = PUBLISHED[name]
+    factors = schedule.factors(epochs * per_epoch, per_epoch)
+    assert len(factors) == epochs * per_epoch
+    for epoch, rate in rates.items():
+        found = np.array(factors[epoch * per_epoch : (epoch + 1) * per_epoch])
+        np.testing.assert_allclose(0.1 * found, rate, rtol=1e-4)
+
+
+def test_a_warm_up_by_steps_rises_at_every_step():
+    found = Cosine(warmup=4).factors(12, 3)
+    assert found[:5] == [0.25, 0.5, 0.75, 1, 1] and found[5] < 1
+
+
+def test_the_last_epoch_of_a_schedule_may_be_cut():
+    assert Steps(milestones=("1ep",), each="epoch").factors(5, 3) == pytest.approx(
+        [1] * 3 + [0.1] * 2
+    )
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Constant(warmup="5ep").factors(10, 2), "warmup must be shorter than the training"),
+        (lambda: Constant(warmup=3, each="epoch").factors(10, 2), "of whole epochs"),
+        (lambda: Constant(each="week"), "each must be step or epoch; received each='week'"),
+        (lambda: Constant(warmup="long"), "warmup must be a number of steps"),
+        (lambda: Steps(milestones=("late",)), "milestones must be a number of steps"),
+    ],
+)
+def test_a_wrong_schedule_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 def test_a_table_holds_its_last_rate():
