@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rst_tf.masks import Count, Granularity
 from rst_tf.registry import Registry, choices, to_dict
 
 
@@ -16,12 +17,28 @@ class Layers:
     Args:
         dense: Class of fully connected layers.
         conv2d: Class of convolutions.
+        depthwise_conv2d: Class of depthwise convolutions.
         normalization: Class of normalisation layers.
+        input_parts: Parts of the layer at the input where they differ from these.
+        output_parts: Parts of the classifier where they differ from these.
     """
 
     dense: Callable
     conv2d: Callable
+    depthwise_conv2d: Callable
     normalization: Callable
+    input_parts: "Layers | None" = None
+    output_parts: "Layers | None" = None
+
+    @property
+    def first(self) -> "Layers":
+        """What the layer at the input is made from."""
+        return self.input_parts or self
+
+    @property
+    def last(self) -> "Layers":
+        """What the classifier is made from."""
+        return self.output_parts or self
 
 
 def plain_parts() -> Layers:
@@ -30,24 +47,80 @@ def plain_parts() -> Layers:
 
     from rst_tf.normalization import Normalization
 
-    return Layers(keras.layers.Dense, keras.layers.Conv2D, Normalization)
+    plain = keras.layers
+    return Layers(plain.Dense, plain.Conv2D, plain.DepthwiseConv2D, Normalization)
 
 
-def masked_parts(**options) -> Layers:
-    """Masked layers; options as `MaskedKernel` takes them: granularity, search, density, count."""
+def masked_parts(
+    *,
+    granularity: Granularity = "element",
+    search: bool = False,
+    density: float = 1.0,
+    count: Count = "nearest",
+    dense_first: bool = False,
+    dense_last: bool = False,
+) -> Layers:
+    """Masked layers; the options of a mask are those of `MaskedKernel`.
+
+    The masks of a classifier are element-wise where granularity is filter: a filter of it is a
+    class, and a class without its filter would have the logit 0 for every image.
+
+    Args:
+        granularity: What one mask entry covers: element, row, kernel or filter.
+        search: Freeze the kernels and train scores instead.
+        density: In a search, the fraction of each kernel kept, in (0, 1].
+        count: In a search, how the density becomes a number.
+        dense_first: In a search, leave the layer at the input out: its mask stays one, and having
+            no scores it stays as it was initialised.
+        dense_last: Likewise the classifier.
+
+    Raises:
+        ValueError: A layer is left out where there is no search.
+    """
+    for name, dense in (("dense_first", dense_first), ("dense_last", dense_last)):
+        if dense and not search:
+            raise ValueError(f"{name} has an effect only with search=True; received {name}=True")
+    searched = {"search": search, "density": density, "count": count}
+    classifier = "element" if granularity == "filter" else granularity
+    return dataclasses.replace(
+        _masked(granularity=granularity, **searched),
+        input_parts=_masked(granularity=granularity) if dense_first else None,
+        output_parts=_masked(granularity=classifier, **({} if dense_last else searched)),
+    )
+
+
+def _masked(**options) -> Layers:
     from rst_tf import layers
     from rst_tf.normalization import Normalization
 
-    return Layers(
-        functools.partial(layers.MaskedDense, **options),
-        functools.partial(layers.MaskedConv2D, **options),
-        Normalization,
-    )
+    kinds = (layers.MaskedDense, layers.MaskedConv2D, layers.MaskedDepthwiseConv2D)
+    return Layers(*(functools.partial(kind, **options) for kind in kinds), Normalization)
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A family of networks for images [height, width, channels] in [0, 1]."""
+    """A family of networks for images [height, width, channels] in [0, 1].
+
+    A subclass defines `connect`. It makes the layer at the input from `parts.first` and the
+    classifier from `parts.last`.
+
+    Args:
+        mean: Subtracted from each channel of the images by the network's first layer; empty leaves
+            images as they are, one number is for all channels.
+        std: What the channels are then divided by, above 0; as many numbers as in `mean`.
+    """
+
+    mean: tuple[float, ...] = dataclasses.field(default=(), kw_only=True)
+    std: tuple[float, ...] = dataclasses.field(default=(), kw_only=True)
+
+    def __post_init__(self):
+        if len(self.mean) != len(self.std):
+            raise ValueError(
+                f"mean and std must be given together, of one length; received mean={self.mean} "
+                f"and std={self.std}"
+            )
+        if any(not deviation > 0 for deviation in self.std):
+            raise ValueError(f"std must be above 0; received std={self.std}")
 
     def build(self, input_shape: tuple[int, ...], classes: int, parts: Layers | None = None):
         """A built Keras model of logits.
@@ -58,7 +131,8 @@ class Architecture:
             parts: Layer classes; `plain_parts()` if not given.
 
         Raises:
-            ValueError: The shape is too small for the network, or classes below 2.
+            ValueError: The shape is too small for the network or has other channels than `mean`,
+                or classes below 2.
         """
         import keras
 
@@ -70,9 +144,25 @@ class Architecture:
                 f"input_shape={tuple(input_shape)}"
             )
         images = keras.Input(tuple(input_shape), name="image")
-        logits = self.connect(images, classes, parts or plain_parts())
+        logits = self.connect(self._normalised(images), classes, parts or plain_parts())
         name = ARCHITECTURES.name_of(type(self))
         return keras.Model(images, logits, name=name)
+
+    def _normalised(self, images):
+        """(images - mean) / std, as a scale and an offset: constants that every format keeps."""
+        import keras
+
+        if not self.mean:
+            return images
+        channels = images.shape[-1]
+        if len(self.mean) not in (1, channels):
+            raise ValueError(
+                f"mean must have one number, or one for each of {channels} channels; "
+                f"received mean={self.mean}"
+            )
+        scale = [1 / deviation for deviation in self.std]
+        offset = [-mean / deviation for mean, deviation in zip(self.mean, self.std, strict=True)]
+        return keras.layers.Rescaling(scale, offset, name="channels")(images)
 
     def connect(self, images, classes: int, parts: Layers):
         """Logits of the images; what a new architecture defines."""

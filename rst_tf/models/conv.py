@@ -22,6 +22,7 @@ class Conv(Architecture):
     use_bias: bool = True
 
     def __post_init__(self):
+        super().__post_init__()
         if self.depth not in (2, 4, 6, 8):
             raise ValueError(f"depth must be 2, 4, 6 or 8; received depth={self.depth!r}")
 
@@ -38,7 +39,7 @@ class Conv(Architecture):
         for block in range(self.depth // 2):
             channels = scaled(64 * 2**block, self.width)
             for i in (1, 2):
-                x = parts.conv2d(
+                x = (parts if block or i > 1 else parts.first).conv2d(
                     channels,
                     3,
                     padding="same",
@@ -51,4 +52,4 @@ class Conv(Architecture):
         for i in (1, 2):
             units = scaled(256, self.width)
             x = parts.dense(units, activation="relu", use_bias=self.use_bias, name=f"hidden_{i}")(x)
-        return parts.dense(classes, use_bias=self.use_bias, name="output")(x)
+        return parts.last.dense(classes, use_bias=self.use_bias, name="output")(x)

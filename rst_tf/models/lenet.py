@@ -24,7 +24,7 @@ class LeNet5(Architecture):
             raise ValueError(f"lenet5 needs images of at least 12x12; received {images.shape[1:3]}")
         x = images
         for i, (channels, padding) in enumerate(((6, "same"), (16, "valid")), 1):
-            x = parts.conv2d(
+            x = (parts.first if i == 1 else parts).conv2d(
                 scaled(channels, self.width),
                 5,
                 padding=padding,
@@ -35,4 +35,4 @@ class LeNet5(Architecture):
         x = keras.layers.Flatten(name="flatten")(x)
         for i, units in enumerate((120, 84), 1):
             x = parts.dense(scaled(units, self.width), activation="relu", name=f"hidden_{i}")(x)
-        return parts.dense(classes, name="output")(x)
+        return parts.last.dense(classes, name="output")(x)

@@ -24,5 +24,6 @@ class MLP(Architecture):
 
         x = keras.layers.Flatten(name="flatten")(images)
         for i, units in enumerate(self.hidden, 1):
-            x = parts.dense(units, activation="relu", use_bias=self.use_bias, name=f"hidden_{i}")(x)
-        return parts.dense(classes, use_bias=self.use_bias, name="output")(x)
+            dense = (parts.first if i == 1 else parts).dense
+            x = dense(units, activation="relu", use_bias=self.use_bias, name=f"hidden_{i}")(x)
+        return parts.last.dense(classes, use_bias=self.use_bias, name="output")(x)
