@@ -55,9 +55,13 @@ class MaskedVariable:
             return self.kernel * self.mask
         return self.kernel * masks.straight_through(self.mask, self.scores)
 
-    def refresh(self) -> None:
-        """In a search: forms the mask anew from the scores. Call it whenever they moved."""
-        self.mask.assign(masks.select_in_graph(self.scores.value, self.kept))
+    def refresh(self, static: bool = True) -> None:
+        """In a search: forms the mask anew from the scores. Call it whenever they moved.
+
+        Args:
+            static: As in `masks.select_in_graph`; needed where XLA compiles the call.
+        """
+        self.mask.assign(masks.select_in_graph(self.scores.value, self.kept, static=static))
 
     def check(self) -> None:
         """Raises RuntimeError if the stored mask is not the one that the scores ask for."""

@@ -197,14 +197,14 @@ def _tail(tied: np.ndarray, needed: int, size: int) -> np.ndarray:
     return tied[tied.size - needed :]
 
 
-def select_in_graph(scores, kept: int):
-    """`select` as graph operations with static shapes: also under XLA, also on a GPU.
-
-    Bisection over the bits of |scores|: 31 counts instead of a sort.
+def select_in_graph(scores, kept: int, *, static: bool = True):
+    """`select` as graph operations.
 
     Args:
         scores: Float32 tensor of any shape.
         kept: How many to keep, from 1 to the number of scores.
+        static: Use static shapes only, as XLA needs: 31 counts, one for each bit. Otherwise a
+            histogram of the high bits and a sort of what lies in one bin, three times as fast.
 
     Returns:
         Float32 tensor of that shape, `kept` ones and otherwise zeros: the mask `select` gives.
@@ -213,11 +213,18 @@ def select_in_graph(scores, kept: int):
 
     flat = tf.reshape(scores, [-1])
     bits = tf.bitcast(tf.abs(flat), tf.int32)
+    mask = _by_bisection(bits, kept) if static else _by_histogram(bits, kept)
+    return tf.reshape(mask, scores.shape)
+
+
+def _by_bisection(bits, kept: int):
+    import tensorflow as tf
+
     threshold = _kth_largest(bits, kept, 31)
     above, tied = bits > threshold, bits == threshold
     needed = kept - tf.math.count_nonzero(above, dtype=tf.int32)
     number = tf.math.count_nonzero(tied, dtype=tf.int32)
-    position = tf.range(1, flat.shape[0] + 1, dtype=tf.int32)
+    position = tf.range(1, bits.shape[0] + 1, dtype=tf.int32)
 
     def by_position():
         return position
@@ -225,10 +232,34 @@ def select_in_graph(scores, kept: int):
     def by_hash():
         return tf.argsort(tf.argsort(tf.cast(random.mix_in_graph(position - 1), tf.int64))) + 1
 
-    many = (needed < number) & (number > math.floor(_TIED * flat.shape[0]))
+    many = (needed < number) & (number > math.floor(_TIED * bits.shape[0]))
     order = tf.where(tied, tf.cond(many, by_hash, by_position), 0)
     last = _kth_largest(order, needed, 31)
-    return tf.reshape(tf.cast(above | (tied & (order >= last)), tf.float32), scores.shape)
+    return tf.cast(above | (tied & (order >= last)), tf.float32)
+
+
+def _by_histogram(bits, kept: int):
+    import tensorflow as tf
+
+    bins = 1 << 15
+    high = tf.bitwise.right_shift(bits, 16)
+    counts = tf.math.bincount(high, minlength=bins, maxlength=bins)
+    from_above = tf.cumsum(counts, reverse=True)
+    bin_of_last = tf.math.count_nonzero(from_above >= kept, dtype=tf.int32) - 1
+    inside = tf.gather(bits, tf.where(high == bin_of_last)[:, 0])
+    wanted = kept - (from_above[bin_of_last] - counts[bin_of_last])
+    threshold = tf.math.top_k(inside, wanted).values[-1]
+    needed = wanted - tf.math.count_nonzero(inside > threshold, dtype=tf.int32)
+    tied = tf.where(bits == threshold)[:, 0]
+    number = tf.size(tied)
+
+    def by_hash():
+        return tf.gather(tied, tf.argsort(tf.cast(random.mix_in_graph(tied), tf.int64)))
+
+    many = (needed < number) & (number > math.floor(_TIED * bits.shape[0]))
+    chosen = tf.cond(many, by_hash, lambda: tied)[number - needed :]
+    mask = tf.cast(bits > threshold, tf.float32)
+    return tf.tensor_scatter_nd_update(mask, chosen[:, tf.newaxis], tf.ones([needed]))
 
 
 def _kth_largest(keys, k, bits: int):
