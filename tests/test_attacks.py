@@ -40,6 +40,8 @@ TABLE = {
     "pgd-best": PGD(0.3, steps=5, iterate="best", step_size=0.3),
     "pgd-best-l2-restarts": PGD(1.0, "l2", steps=3, iterate="best", restarts=2),
     "pgd-predicted": PGD(0.3, label="predicted"),
+    "pgd-early-stop": PGD(0.1, early_stop=True),
+    "pgd-early-stop-l2-restarts": PGD(1.0, "l2", steps=3, restarts=2, early_stop=True),
 }
 every_attack = pytest.mark.parametrize("name", TABLE)
 
@@ -226,6 +228,73 @@ def test_the_visited_image_with_the_highest_loss_is_returned(norm, restarts, ite
     np.testing.assert_array_equal(found, candidates[values.argmax(0), np.arange(12)])
 
 
+STOPPING = {
+    "uniform": PGD(0.3, steps=6),
+    "clean": PGD(0.3, steps=6, start="clean"),
+    "l2": PGD(2.0, "l2", steps=6, start="clean"),
+    "predicted": PGD(0.3, steps=6, label="predicted", step_size=0.3),
+    "divergence": PGD(0.3, steps=6, loss="kl"),
+    "fixed point": PGD(0.3, steps=40, start="clean"),
+}
+every_stopping = pytest.mark.parametrize("name", STOPPING)
+
+
+def wrong(x, y=Y):
+    return np.argmax(NETWORK(x), -1) != y
+
+
+@every_stopping
+def test_early_stop_follows_the_same_way_to_the_first_misclassified_image(name):
+    attack = STOPPING[name]
+    y = Y if attack.label == "true" else np.argmax(NETWORK(X), -1)
+    _, way = watched(attack)
+    stopped, _ = watched(dataclasses.replace(attack, early_stop=True))
+    way = way[-attack.steps :]  # the images of its loop
+    last, _ = watched(attack)
+    fooled = np.stack([wrong(now, y) for now in way])
+    for i in range(len(X)):
+        expected = way[fooled[:, i].argmax()][i] if fooled[:, i].any() else last[i]
+        np.testing.assert_array_equal(stopped[i], expected)
+
+
+@every_stopping
+def test_early_stop_fools_the_network_that_it_climbs_wherever_the_last_iterate_does(name):
+    attack = STOPPING[name]
+    y = Y if attack.label == "true" else np.argmax(NETWORK(X), -1)
+    plain, stopped = (run(dataclasses.replace(attack, early_stop=s)) for s in (False, True))
+    assert wrong(plain, y).any() and (wrong(stopped, y) >= wrong(plain, y)).all()
+    assert (loss(stopped, y) <= loss(plain, y) + 1e-5).mean() > 0.5
+    assert not np.array_equal(plain, stopped)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_early_stop_leaves_misclassified_clean_images_as_they_are(norm):
+    attack = PGD(0.3, norm, steps=5, start="clean", early_stop=True)
+    labels = np.where(np.arange(12) % 2, np.argmax(NETWORK(X), -1), Y + 1) % 4
+    x_adv, there = run(attack, y=labels), wrong(X, labels)
+    assert there.any() and not there.all()
+    np.testing.assert_array_equal(x_adv[there], X[there])
+    assert (size(attack, x_adv - X)[~there] > 0.05).all()
+
+
+def test_early_stop_moves_an_image_again_that_is_right_again():
+    """A model that is wrong at every second call alone: half of the steps are made."""
+    calls = []
+
+    def model(x):
+        calls.append(x)
+        right = tf.reduce_sum(x, (1, 2, 3))
+        shift = 8.0 * (-1) ** len(calls)
+        return tf.stack([shift - right, right], -1)
+
+    attack = PGD(1, steps=5, step_size=0.01, start="clean", early_stop=True)
+    x = np.full((3, 2, 2, 1), 0.5, "float32")
+    for labels, moves in (([0, 0, 0], 2), ([1, 1, 1], 3)):
+        calls.clear()
+        delta = run(attack, x, np.array(labels), network=model) - x
+        np.testing.assert_allclose(np.abs(delta), 0.01 * moves, atol=1e-5)
+
+
 def test_best_iterate_and_restarts_never_do_worse():
     wild = PGD(0.3, steps=6, step_size=0.3)
     best = dataclasses.replace(wild, iterate="best")
@@ -287,9 +356,10 @@ def test_losses_are_float32_under_mixed_precision():
         np.testing.assert_array_equal(found, expected)
 
 
-def test_the_trace_does_not_grow_with_the_steps():
+@pytest.mark.parametrize("early_stop", [False, True])
+def test_the_trace_does_not_grow_with_the_steps(early_stop):
     def nodes(steps):
-        f = tf.function(lambda x, y: PGD(0.1, steps=steps)(NETWORK, x, y))
+        f = tf.function(lambda x, y: PGD(0.1, steps=steps, early_stop=early_stop)(NETWORK, x, y))
         return len(f.get_concrete_function(tf.constant(X), tf.constant(Y)).graph.get_operations())
 
     assert nodes(100) == nodes(2)
@@ -360,12 +430,13 @@ def test_epsilon_has_no_default():
 
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("n", [1, 2, 7])
-def test_two_lanes_give_what_the_whole_batch_gives(n, jit):
+@pytest.mark.parametrize("early_stop", [False, True])
+def test_two_lanes_give_what_the_whole_batch_gives(n, early_stop, jit):
     network = MLP(hidden=(20,)).build((6, 6, 1), 4)
     chance = np.random.default_rng(n)
     x = tf.constant(chance.random((n, 6, 6, 1)), tf.float32)
     y = tf.constant(chance.integers(0, 4, n), tf.int32)
-    attack = PGD(0.2, steps=3, restarts=2, iterate="best")
+    attack = PGD(0.2, steps=3, restarts=2, iterate="best", early_stop=early_stop)
     in_lanes = tf.function(lambda x, y: attack(network, x, y), jit_compile=jit)
     at_once = attack(lambda z: network(z, training=False), x, y)
     np.testing.assert_allclose(in_lanes(x, y), at_once, atol=1e-6)

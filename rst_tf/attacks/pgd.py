@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal
 
+from rst_tf.attacks._average import weights_of
 from rst_tf.attacks.attack import ATTACKS, Attack
 
 
@@ -22,6 +23,8 @@ class PGD(Attack):
         label: Climb the loss of the true label, or of the predicted one (Kurakin et al. 2017).
         loss: ce (cross-entropy) or kl (divergence from the clean output); none lets the objective
             choose, and is ce otherwise.
+        early_stop: Leave an image where it is in a step that finds it misclassified (Fu et al.
+            2021): a weaker attack on any network but the one it climbs.
     """
 
     steps: int = 10
@@ -31,6 +34,7 @@ class PGD(Attack):
     iterate: Literal["last", "best"] = "last"
     label: Literal["true", "predicted"] = "true"
     loss: Literal["ce", "kl"] | None = None
+    early_stop: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -60,36 +64,38 @@ class PGD(Attack):
         import tensorflow as tf
 
         from rst_tf import random
+        from rst_tf.attacks import _losses as losses
 
-        loss = self._loss(logits, x, y)
-        found, value = self._ascend(logits, loss, x, seed, index)
+        weights = weights_of(logits)
+        if self.label == "predicted":
+            y = losses.answer(logits(x), weights)
+        loss = self._loss(logits, x, y, weights)
+        found, value = self._ascend(logits, loss, x, y, seed, index)
         for restart in range(1, self.restarts):
-            other, other_value = self._ascend(logits, loss, x, random.fold(seed, restart), index)
+            other, other_value = self._ascend(logits, loss, x, y, random.fold(seed, restart), index)
             better = other_value > value
             found = tf.where(_like(better, x), other, found)
             value = tf.where(better, other_value, value)
         return found
 
-    def _loss(self, logits, x, y):
+    def _loss(self, logits, x, y, weights):
         import tensorflow as tf
 
         from rst_tf.attacks import _losses as losses
 
         if self.loss == "kl":
             clean = tf.stop_gradient(logits(x))
-            return lambda z, part: losses.divergence(clean[part], z)
-        if self.label == "predicted":
-            y = tf.argmax(logits(x), axis=-1, output_type=tf.int32)
-        return lambda z, part: losses.cross_entropy(z, y[part])
+            return lambda z, part: losses.divergence(clean[..., part, :], z, weights)
+        return lambda z, part: losses.cross_entropy(z, y[part], weights)
 
-    def _ascend(self, logits, loss, x, key, index):
+    def _ascend(self, logits, loss, x, y, key, index):
         """One run; gives the images and, where restarts or iterate ask for it, their loss."""
         import tensorflow as tf
 
         from rst_tf import random
         from rst_tf.attacks._geometry import NORMS
         from rst_tf.attacks._lanes import WHOLE, lanes
-        from rst_tf.attacks._losses import value_and_gradient
+        from rst_tf.attacks._losses import defeated, value_and_gradient
 
         ball = NORMS[self.norm]
         step_size = 2.5 * self.epsilon / self.steps if self.step_size is None else self.step_size
@@ -105,11 +111,13 @@ class PGD(Attack):
         parts = lanes(logits, x)
 
         def climb(part, now, best, highest):
-            value, gradient, _ = value_and_gradient(logits, lambda z: loss(z, part), now)
+            value, gradient, z = value_and_gradient(logits, lambda z: loss(z, part), now)
             if self.iterate == "best":
                 best, highest = _better(now, value, best, highest)
-            moved = now + step_size * ball.direction(gradient)
-            return ball.project(moved, x[part], self.epsilon), best, highest
+            moved = ball.project(now + step_size * ball.direction(gradient), x[part], self.epsilon)
+            if self.early_stop:
+                moved = tf.where(_like(defeated(z, y[part]), now), now, moved)
+            return moved, best, highest
 
         def step(i, states):
             return i + 1, [climb(part, *s) for part, s in zip(parts, states, strict=True)]
