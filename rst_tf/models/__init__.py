@@ -16,14 +16,24 @@ from rst_tf.models.architecture import (
 from rst_tf.models.conv import Conv
 from rst_tf.models.lenet import LeNet5
 from rst_tf.models.mlp import MLP
+from rst_tf.models.mobilenet import MobileNetV2
+from rst_tf.models.resnet import ImageNetResNet, ResNet
+from rst_tf.models.vgg import VGG
+from rst_tf.models.wide_resnet import PreActResNet, WideResNet
 
 __all__ = [
     "ARCHITECTURES",
     "MLP",
+    "VGG",
     "Architecture",
     "Conv",
+    "ImageNetResNet",
     "Layers",
     "LeNet5",
+    "MobileNetV2",
+    "PreActResNet",
+    "ResNet",
+    "WideResNet",
     "build",
     "describe",
     "describe_model",
