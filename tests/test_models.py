@@ -182,6 +182,102 @@ def test_where_a_network_halves_its_image(architecture, height, expected):
     assert outputs[-1] == (None, 10)
 
 
+# a block that strides: its layers, what each reads (padding left out), and who strides
+BLOCKS = [
+    (
+        ResNet(width=1 / 64),
+        "stage_2_block_1",
+        "conv_1 < stage_1_block_2_relu; conv_1_norm < conv_1; conv_1_relu < conv_1_norm; "
+        "conv_2 < conv_1_relu; conv_2_norm < conv_2; "
+        "shortcut < stage_1_block_2_relu; shortcut_norm < shortcut; "
+        "sum < shortcut_norm conv_2_norm; relu < sum",
+        "conv_1 shortcut",
+    ),
+    (
+        ImageNetResNet(50, width=1 / 64),
+        "stage_3_block_1",
+        "conv_1 < stage_2_block_4_relu; conv_1_norm < conv_1; conv_1_relu < conv_1_norm; "
+        "conv_2 < conv_1_relu; conv_2_norm < conv_2; conv_2_relu < conv_2_norm; "
+        "conv_3 < conv_2_relu; conv_3_norm < conv_3; "
+        "shortcut < stage_2_block_4_relu; shortcut_norm < shortcut; "
+        "sum < shortcut_norm conv_3_norm; relu < sum",
+        "conv_2 shortcut",
+    ),
+    (
+        WideResNet(16, 1),
+        "stage_2_block_1",
+        "conv_1_norm < stage_1_block_2_sum; conv_1_relu < conv_1_norm; conv_1 < conv_1_relu; "
+        "conv_2_norm < conv_1; conv_2_relu < conv_2_norm; conv_2 < conv_2_relu; "
+        "shortcut < conv_1_relu; sum < shortcut conv_2",
+        "conv_1 shortcut",
+    ),
+    (
+        PreActResNet(width=1 / 64),
+        "stage_1_block_1",
+        "conv_1_norm < stem; conv_1_relu < conv_1_norm; conv_1 < conv_1_relu; "
+        "conv_2_norm < conv_1; conv_2_relu < conv_2_norm; conv_2 < conv_2_relu; "
+        "sum < stem conv_2",
+        "",
+    ),
+    (
+        MobileNetV2(width=1 / 8),
+        "stage_5_block_1",
+        "expand < stage_4_block_4_sum; expand_norm < expand; expand_relu < expand_norm; "
+        "depthwise < expand_relu; depthwise_norm < depthwise; depthwise_relu < depthwise_norm; "
+        "project < depthwise_relu; project_norm < project; "
+        "shortcut < stage_4_block_4_sum; shortcut_norm < shortcut; "
+        "sum < shortcut_norm project_norm",
+        "",
+    ),
+    (
+        MobileNetV2(width=1 / 8),
+        "stage_6_block_1",
+        "expand < stage_5_block_3_sum; expand_norm < expand; expand_relu < expand_norm; "
+        "depthwise < expand_relu; depthwise_norm < depthwise; depthwise_relu < depthwise_norm; "
+        "project < depthwise_relu; project_norm < project",
+        "depthwise",
+    ),
+]
+
+
+def read_by(network):
+    """The names of the layers that each layer reads, through any padding."""
+    config = network.get_config()["layers"]
+    reads = {
+        la["name"]: [t["config"]["keras_history"][0] for t in tensors(la["inbound_nodes"])]
+        for la in config
+    }
+    padding = {name: reads[name][0] for name in reads if name.endswith("_pad")}
+    return {n: [padding.get(r, r) for r in found] for n, found in reads.items() if n not in padding}
+
+
+def tensors(nodes):
+    if isinstance(nodes, dict) and nodes.get("class_name") == "__keras_tensor__":
+        yield nodes
+    elif isinstance(nodes, dict | list | tuple):
+        for part in nodes.values() if isinstance(nodes, dict) else nodes:
+            yield from tensors(part)
+
+
+@pytest.mark.parametrize(("architecture", "block", "wires", "strided"), BLOCKS, ids=str)
+def test_blocks_are_wired_as_published(architecture, block, wires, strided):
+    network = architecture.build((64, 64, 3), 10)
+    found = {
+        name.removeprefix(f"{block}_"): [r.removeprefix(f"{block}_") for r in reads]
+        for name, reads in read_by(network).items()
+        if name.startswith(f"{block}_")
+    }
+    rows = (row.split(" < ") for row in wires.split("; "))
+    assert found == {name: reads.split() for name, reads in rows}
+    layers = [network.get_layer(f"{block}_{name}") for name in found]
+    strides = {la.name.removeprefix(f"{block}_") for la in layers if stride_of(la) == (2, 2)}
+    assert strides == set(strided.split())
+
+
+def stride_of(layer):
+    return tuple(getattr(layer, "strides", (1, 1)))
+
+
 RAMP = np.arange(16, dtype="float32").reshape(1, 4, 4, 1)
 
 
