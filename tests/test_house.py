@@ -20,7 +20,7 @@ STUBS = [ROOT / "run_experiments.py", ROOT / "run_analysis.py"]
 # A module may import only from its own rank or from above it (design: an arrow points downwards).
 RANKS = (
     {"registry", "random", "initializers", "schedules", "optimizers", "normalization", "quiet"}
-    | {"files", "published_2019", "cluster"},
+    | {"files", "published_2019", "cluster", "entropy_coding", "npz", "older_tickets"},
     {"strategies"},
     {"masks"},
     {"layers", "traversal", "keras_optimizers"},
