@@ -9,6 +9,7 @@ import keras
 
 from experiments import checkpoint
 from experiments.interruption import Interrupted
+from experiments.training import Events
 from rst_tf import strategies
 from rst_tf.callbacks import Progress
 from rst_tf.ticket import Ticket
@@ -21,15 +22,15 @@ class Watch(keras.callbacks.Callback):
         session: The experiment at work.
         round_number: For rows and folders.
         first_step: Steps done before.
-        snapshots: Steps at which a ticket is stored, and its name.
+        events: What is done with the trainer at certain steps, before they are evaluated.
 
     Attributes:
         sizes: Steps of each call of the training function; set it before the training.
     """
 
-    def __init__(self, session, round_number: int, first_step: int, snapshots: Mapping[int, str]):
+    def __init__(self, session, round_number: int, first_step: int, events: Events):
         super().__init__()
-        self.session, self.round, self.snapshots = session, round_number, snapshots
+        self.session, self.round, self.events = session, round_number, events
         self.first = self.step = first_step
         self.due = session.evaluation_steps(first_step)
         self.sizes: Sequence[int] = ()
@@ -38,7 +39,7 @@ class Watch(keras.callbacks.Callback):
 
     def stops(self) -> set[int]:
         """The steps at which something has to happen."""
-        return {*self.due, *self.snapshots}
+        return {*self.due, *self.events}
 
     def resume(self, trainer) -> int:
         """Goes back to the last checkpoint of this round, if there is one; gives its step."""
@@ -58,12 +59,12 @@ class Watch(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """The first evaluation, unless the round goes on from a checkpoint."""
         self.started = time.monotonic()
-        masks = Ticket.of(self.session.network, weights="none")
-        self.kept, self.density = masks.kept, masks.density
+        self._look_at_masks()
         title = f"{self.session.round_title(self.round)} · {100 * self.density:.1f} % of weights"
         self.progress = Progress(title, self.session.total - self.first)
         if self._resumed:
-            self.progress.note(self.best_valid)
+            if self.best_valid:
+                self.progress.note(self.best_valid)
             return
         self.session.board.masks(self.session.network, self.round)
         if self.step in self.due:
@@ -79,8 +80,8 @@ class Watch(keras.callbacks.Callback):
         """Does what the step asks for."""
         self.step += self.sizes[batch]
         self.progress.update(self.step - self.first, logs)
-        if self.step in self.snapshots:
-            self.session.save_ticket(self.snapshots[self.step])
+        if self.step in self.events:
+            self.events[self.step](self.model)
         if self.step in self.due:
             self._evaluate(logs)
             self.model.reset_metrics()
@@ -109,7 +110,12 @@ class Watch(keras.callbacks.Callback):
         }
         checkpoint.save(self.session.workdir.checkpoint, _variables(self.model), header)
 
+    def _look_at_masks(self) -> None:
+        masks = Ticket.of(self.session.network, weights="none")
+        self.kept, self.density = masks.kept, masks.density
+
     def _evaluate(self, logs: Mapping | None) -> None:
+        self._look_at_masks()
         found: dict[str, Any] = {"train": logs} if logs is not None else {}
         found |= {split: self._measure(split) for split in ("valid", "test")}
         self.session.workdir.record([self._row(*item) for item in found.items()])
@@ -121,7 +127,8 @@ class Watch(keras.callbacks.Callback):
         self.progress.note(valid)
         attacked = valid["robust_accuracy"] is not None
         score = valid["robust_accuracy" if attacked else "accuracy"]
-        if score > self.best:
+        asked = self.session.settings.may_be_best(self.step, self.session.steps_per_epoch)
+        if asked and score > self.best:
             self.best, self.best_valid = score, valid
             self.session.save_ticket(f"round_{self.round:02d}_best")
 
@@ -156,4 +163,6 @@ class Watch(keras.callbacks.Callback):
 
 def _variables(trainer) -> list:
     """Everything that a training changes."""
-    return [*trainer.network.variables, *trainer.optimizer.variables, *trainer.metrics_variables]
+    carried = [] if trainer.noise is None else [trainer.noise]
+    own = [*trainer.optimizer.variables, *trainer.metrics_variables, *carried]
+    return [*trainer.network.variables, *own]

@@ -4,18 +4,16 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Literal
 
 from experiments.experiment import EXPERIMENTS, Experiment
+from experiments.finished import ticket_file
 from experiments.workdir import Workdir
 from rst_tf.artefact_formats import FORMATS, Name, known, usable
 from rst_tf.files import write_bytes
 from rst_tf.registry import to_dict
 from rst_tf.ticket import Ticket
-
-_TICKET = re.compile(r"round_(\d+)\.npz")
 
 
 @EXPERIMENTS.register("export")
@@ -79,33 +77,8 @@ class Export(Experiment):
         print("Zeros shrink the compressed file (gzip); they do not make an image any faster.")
 
     def ticket(self) -> Path:
-        """The ticket file that the settings speak of.
-
-        Raises:
-            ValueError: There is none; says what there is. Or `round` or `which` would be ignored.
-        """
-        source = Path(self.source)
-        if source.is_file():
-            if self.round is not None or self.which != "best":
-                raise ValueError(
-                    f"round and which have an effect only where source is the folder of a run; "
-                    f"received source={self.source!r}, a file"
-                )
-            return source
-        found = [_TICKET.fullmatch(path.name) for path in source.glob("tickets/round_*.npz")]
-        rounds = sorted(int(match[1]) for match in found if match)
-        if not rounds:
-            there = "has no finished round" if source.is_dir() else "does not exist"
-            raise ValueError(f"source={self.source!r} {there}; give the workdir of a finished run")
-        number = rounds[-1] if self.round is None else self.round
-        if number not in rounds:
-            there = ", ".join(map(str, rounds))
-            raise ValueError(f"round={number} is not finished in {self.source!r}; there: {there}")
-        end = "_best" if self.which == "best" else ""
-        path = source / "tickets" / f"round_{number:02d}{end}.npz"
-        if not path.is_file():
-            raise ValueError(f"which={self.which!r}: there is no {path}; which=last would be found")
-        return path
+        """The ticket file that the settings speak of; see `finished.ticket_file`."""
+        return ticket_file(self.source, round_number=self.round, which=self.which)
 
 
 def _described(artefact) -> dict:

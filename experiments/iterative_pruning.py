@@ -97,7 +97,8 @@ class IterativePruning(Training):
                 if session.finished(number):
                     continue
                 first = self._prepare(session, number, step)
-                session.train(number, first, {step: "rewind"} if step and number == 0 else None)
+                events = {step: lambda _: session.save_ticket("rewind")} if step else {}
+                session.train(number, first, events if number == 0 else None)
 
     def _prepare(self, session: Session, number: int, step: int) -> int:
         """Masks and weights at the start of a round; gives the step that it starts from."""

@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from experiments.experiment import Experiment, RunError
@@ -14,6 +14,7 @@ from experiments.workdir import Workdir
 from rst_tf import strategies
 from rst_tf.attacks import Attack
 from rst_tf.data import Data
+from rst_tf.initializers import Seed, parsed
 from rst_tf.models import MLP, Architecture
 from rst_tf.objectives import Natural, Objective
 from rst_tf.optimizers import Adam, Optimizer
@@ -22,6 +23,7 @@ from rst_tf.registry import to_dict
 from rst_tf.schedules import steps_of
 from rst_tf.ticket import Ticket
 
+Events = Mapping[int, Callable[[Any], None]]
 STEPS_PER_CALL = 20  # steps per call: what makes a call cheap, and the longest wait after a SIGTERM
 
 
@@ -79,6 +81,7 @@ class Training(Experiment):
             raise ValueError(
                 f"eval_schedule must be exact or published; received {self.eval_schedule!r}"
             )
+        parsed(self.initializer)
         if not 0 <= self.l1 < math.inf:
             raise ValueError(f"l1 must be at least 0; received l1={self.l1!r}")
 
@@ -91,6 +94,17 @@ class Training(Experiment):
         from experiments._planning import plan
 
         return plan(Session(self, None), [], trials)
+
+    def masked_network(self, splits):
+        """The network that is trained, and the description of it that tickets hold."""
+        from rst_tf.models import describe, masked_parts
+
+        network = self.network.build(splits.shape, splits.classes, masked_parts())
+        return network, describe(self.network, splits.shape, splits.classes)
+
+    def may_be_best(self, step: int, steps_per_epoch: int) -> bool:
+        """Whether the network of this step is one that was asked for."""
+        return True
 
     @property
     def judged_by(self) -> Attack | None:
@@ -115,7 +129,6 @@ class Session:
 
         from rst_tf.data import steps_per_epoch
         from rst_tf.evaluation import Evaluator
-        from rst_tf.models import describe, masked_parts
 
         keras.utils.set_random_seed(settings.seed)
         if tf.config.list_physical_devices("GPU"):  # on a CPU the bits repeat without it, and
@@ -128,9 +141,8 @@ class Session:
         strategies.check_batches(len(self.splits.train), settings.batch_size)
         self.total = self.steps(settings.train_steps, "train_steps")
         self.evaluation_steps(0)
-        shape, classes = self.splits.shape, self.splits.classes
-        self.network = settings.network.build(shape, classes, masked_parts())
-        self.description = describe(settings.network, shape, classes)
+        self.network, self.description = settings.masked_network(self.splits)
+        self.ticket_weights: str | Seed = "stored"
         self.evaluate = Evaluator(self.network, settings.judged_by, seed=settings.seed)
         self.evaluated = {
             "valid": _evaluated(self.splits.valid, settings.eval_limit),
@@ -199,8 +211,8 @@ class Session:
         return Ticket.load(self.workdir.ticket(name))
 
     def save_ticket(self, name: str) -> None:
-        """Stores masks and weights of the network as they are."""
-        ticket = Ticket.of(self.network, description=self.description)
+        """Stores masks and weights (or the seed that they are) of the network as they are."""
+        ticket = Ticket.of(self.network, weights=self.ticket_weights, description=self.description)
         ticket.save(self.workdir.ticket(name))
 
     def trainer(self):
@@ -211,10 +223,13 @@ class Session:
         trainer = SteppingTrainer(
             self.network, settings.objective, settings.judged_by, seed=settings.seed, l1=settings.l1
         )
+        repeats = settings.objective.repeats
         trainer.compile(
-            settings.optimizer.build(self.total, self.steps_per_epoch),
+            settings.optimizer.build(repeats * self.total, repeats * self.steps_per_epoch),
             jit_compile={"auto": "auto", "on": True, "off": False}[settings.jit],
         )
+        if settings.objective.carries_noise:
+            trainer.carry_noise((settings.batch_size, *self.splits.shape))
         return trainer
 
     def batches(self, first: int, last: int):
@@ -233,14 +248,19 @@ class Session:
         )
 
     def train(
-        self, round_number: int, first_step: int = 0, snapshots: Mapping[int, str] | None = None
+        self,
+        round_number: int,
+        first_step: int = 0,
+        events: Events | None = None,
+        at_start: Callable[[int], None] | None = None,
     ) -> None:
         """Trains the network as it is, or as its last checkpoint is, and stores its tickets.
 
         Args:
             round_number: For results, pictures and the ticket's name.
             first_step: Steps that count as done already; schedule and data order go on from it.
-            snapshots: Steps at which a ticket of this name is stored on the way.
+            events: What is done with the trainer at certain steps, before they are evaluated.
+            at_start: Gets the step from which the training begins or goes on.
 
         Raises:
             RunError: The loss is not finite, or a pruned weight moved.
@@ -255,9 +275,11 @@ class Session:
 
         self._warn_of_changes()
         trainer = self.trainer()
-        trainer.optimizer.iterations.assign(first_step)
-        watch = Watch(self, round_number, first_step, snapshots or {})
+        trainer.optimizer.iterations.assign(first_step * self.settings.objective.repeats)
+        watch = Watch(self, round_number, first_step, events or {})
         step = watch.resume(trainer)
+        if at_start is not None:
+            at_start(step)
         watch.sizes = calls(step, self.total, watch.stops(), STEPS_PER_CALL)
         guards = [StopOnNonFinite(), MaskGuard(), watch]
         try:

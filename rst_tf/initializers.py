@@ -7,6 +7,7 @@ Ramanujan et al. (2020); in all of them gain = sqrt(2), for ReLU.
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -108,7 +109,8 @@ def initialize(network, seed: int, kernel: str = "glorot_uniform") -> None:
     """Sets every initial weight of a network from a seed: the same bits on every machine.
 
     Kernels get the named initialiser from the stream (seed, "kernel", position), scores U(-b, b)
-    with b = 1/sqrt(fan_in of the group) from (seed, "scores", position), biases and beta 0,
+    with b = 1/sqrt(fan_in of the group), or N(0, 1) for whole filters, from (seed, "scores",
+    position), biases and beta 0,
     gamma 1, moving statistics 0 and 1, masks one (or, in a search, what the scores say). Any
     other variable gets its layer's own initialiser if that is a constant, as PReLU's alpha. What
     is no weight is left alone: statistics adapted to data, states of random generators.
@@ -116,7 +118,7 @@ def initialize(network, seed: int, kernel: str = "glorot_uniform") -> None:
     Args:
         network: A built Keras model whose kernels are in masked layers.
         seed: Any integer.
-        kernel: Name of a registered initialiser.
+        kernel: Name of a registered initialiser; see `parsed` for what may follow it.
 
     Raises:
         ValueError: The network has no masked layers, or a variable that this cannot set; nothing
@@ -142,18 +144,67 @@ def initialize(network, seed: int, kernel: str = "glorot_uniform") -> None:
             masked.refresh()
 
 
+def redraw_kernels(network, seed: int, kernel: str) -> None:
+    """Draws every masked kernel anew, and nothing else."""
+    from rst_tf.traversal import masked_kernels
+
+    for position, masked in enumerate(masked_kernels(network)):
+        masked.kernel.assign(draw_kernel(masked, seed, kernel, position))
+
+
 def draw_kernel(masked, seed: int, kernel: str, position: int) -> np.ndarray:
     """The initial float32 value of the masked kernel at a traversal position."""
-    fans = fans_of(masked.shape, masked.output_axes, masked.spatial_axes)
-    value = INITIALIZERS[kernel](masked.shape, fans, Stream(seed, "kernel", position))
-    return value.astype(np.float32)
+    draw, changed = parsed(kernel)
+    fans = changed(fans_of(masked.shape, masked.output_axes, masked.spatial_axes))
+    return draw(masked.shape, fans, Stream(seed, "kernel", position)).astype(np.float32)
+
+
+def parsed(kernel: str) -> tuple[Initializer, Callable[[Fans], Fans]]:
+    """An initialiser's function, and what its name makes of the fans.
+
+    Args:
+        kernel: A registered name, which may be followed by `+fan_out` (the number of outputs
+            stands where the number of inputs stood) and by `+fan=0.1` (the fan times the density,
+            so that the variance is that of the subnetwork: `scale_fan` of the published code,
+            which multiplied by one minus the density).
+
+    Raises:
+        ValueError: There is no such initialiser or change.
+    """
+    name, *changes = kernel.split("+")
+    draw = INITIALIZERS[name]
+    constant = name in _OF_ONE_FAN
+    for change in changes:
+        if not constant or not re.fullmatch(r"fan_out|fan=(0?\.\d+|1)", change):
+            raise ValueError(
+                f"initializer can be followed by +fan_out or +fan=0.1, for {', '.join(_OF_ONE_FAN)}"
+                f"; received initializer={kernel!r}"
+            )
+
+    def changed(fans: Fans) -> Fans:
+        fan = fans.fan_out if "fan_out" in changes else fans.fan_in
+        for change in changes:
+            fan *= float(change.partition("=")[2] or 1)
+        return fans._replace(fan_in=fan)
+
+    return draw, changed
+
+
+_OF_ONE_FAN = ("signed_constant", "unsigned_constant", "kaiming_normal", "kaiming_uniform")
 
 
 def _score_or_mask(masked, stream: Stream):
+    """Scores as published: U(-b, b), or N(0, 1) where a score stands for a whole filter."""
     if masked.scores is None:
         return masked.mask, np.ones(masked.mask.shape)
     fans = fans_of(masked.scores.shape, masked.output_axes, masked.spatial_axes)
-    return masked.scores, standard(masked.scores.shape, fans, stream)
+    whole = masked.layer.granularity == "filter"
+    return masked.scores, (_unit_normal if whole else standard)(masked.scores.shape, fans, stream)
+
+
+def _unit_normal(shape, fans, stream):
+    del fans
+    return random.normal(tuple(shape), *stream)
 
 
 _CONSTANTS = {"bias": 0, "beta": 0, "gamma": 1, "moving_mean": 0, "moving_variance": 1}

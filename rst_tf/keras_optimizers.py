@@ -5,6 +5,9 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from rst_tf import masks
+from rst_tf.traversal import masked_kernels
+
 _package = keras.saving.register_keras_serializable(package="rst_tf")
 
 
@@ -136,6 +139,26 @@ def forget(optimizer, masked) -> None:
             _fill_pruned(slot, m.mask.value, tf.zeros_like(slot))
         for average in averages:
             _fill_pruned(average, m.mask.value, m.kernel.value)
+
+
+def discard_scores(network, optimizer, fraction: float) -> None:
+    """Sets the lowest scores of each kernel to 0, for good (progressive search, Fu et al. 2021).
+
+    A score of 0 has no gradient, for the straight-through estimate is proportional to its sign,
+    and no decay; with its momentum cleared it stays 0.
+
+    Args:
+        network: A network that searches.
+        optimizer: The Keras optimiser of the training.
+        fraction: Of each kernel's scores, in [0, 1); those that were discarded before count.
+    """
+    for m in masked_kernels(network):
+        if m.scores is not None:
+            size = int(np.prod(m.scores.shape))
+            kept = masks.select(m.scores.numpy(), size - int(fraction * size + 1e-9))
+            for target in (m.scores, *_remembered(optimizer, m.scores)[0]):
+                _fill_pruned(target, kept, tf.zeros_like(target))
+            m.refresh()
 
 
 def _fill_pruned(variable, mask, value):

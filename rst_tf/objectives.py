@@ -3,7 +3,8 @@
 import dataclasses
 from typing import Any, Literal, NamedTuple
 
-from rst_tf.attacks.attack import Attack
+from rst_tf.attacks.attack import Attack, Norm
+from rst_tf.attacks.pgd import PGD
 from rst_tf.registry import Registry, choices, unknown
 
 NormMode = Literal["eval", "batch", "update"]
@@ -33,6 +34,12 @@ class Objective:
                 "label_smoothing must be in [0, 1); received "
                 f"label_smoothing={self.label_smoothing!r}"
             )
+
+    repeats = 1
+    """Optimiser steps made with each batch."""
+
+    carries_noise = False
+    """Whether a perturbation is carried from step to step; then `perturb` gets it as `noise`."""
 
     @property
     def training_attack(self) -> Attack | None:
@@ -181,6 +188,70 @@ class Trades(Adversarial):
         clean, adversarial = network(x, training=True), network(x_adv, training=True)
         loss = self._cross_entropy(clean, y) + self.beta * divergence(clean, adversarial)
         return Outcome(loss, clean, adversarial)
+
+
+@OBJECTIVES.register("free")
+@dataclasses.dataclass(frozen=True)
+class Free(Objective):
+    """Free adversarial training (Shafahi et al. 2019): one gradient moves weights and images.
+
+    Every batch is trained on `repeats` times, and each time the gradient that moves the weights
+    also moves a perturbation, which is carried on to the next batch. A step of `fit` is a batch,
+    so `repeats` optimiser steps: divide the number of epochs by `repeats` for equal cost.
+
+    Args:
+        epsilon: Radius of the ball around the image, in [0, 1] units; 8/255 is accepted as text.
+        norm: Of the ball: linf, or l2 over all pixels of an image.
+        repeats: Optimiser steps with each batch, at least 1.
+        step_size: Step of the perturbation in [0, 1] units; none means epsilon, as published.
+        label_smoothing: Mass spread evenly over all classes, in [0, 1).
+    """
+
+    epsilon: float
+    norm: Norm = "linf"
+    repeats: int = 4
+    step_size: float | None = None
+
+    carries_noise = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.repeats < 1:
+            raise ValueError(f"repeats must be at least 1; received repeats={self.repeats!r}")
+        if self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"step_size must be above 0; received step_size={self.step_size!r}")
+        _ = self.training_attack  # a wrong epsilon or norm raises now
+
+    @property
+    def training_attack(self):
+        """PGD of 10 steps in the same ball, for training has no attack of its own."""
+        return PGD(self.epsilon, self.norm)
+
+    def perturb(self, network, x, y, seed, index, noise=None):
+        """The images under the carried perturbation, inside the box."""
+        import tensorflow as tf
+
+        return tf.clip_by_value(x + noise[: tf.shape(x)[0]], 0.0, 1.0)
+
+    def moved(self, noise, gradient):
+        """The perturbation after a step along the gradient of the images, inside the ball.
+
+        Where a batch is smaller than the perturbation, the rest of it stays.
+        """
+        import tensorflow as tf
+
+        from rst_tf.attacks._geometry import NORMS
+
+        ball, n = NORMS[self.norm], tf.shape(gradient)[0]
+        size = self.epsilon if self.step_size is None else self.step_size
+        climbed = ball.clip(noise[:n] + size * ball.direction(gradient), self.epsilon)
+        return tf.concat([climbed, noise[n:]], axis=0)
+
+    def loss(self, network, x, x_adv, y):
+        """CE(f(x_adv), y)."""
+        del x
+        logits = network(x_adv, training=True)
+        return Outcome(self._cross_entropy(logits, y), adversarial=logits)
 
 
 def _forward(network, norm_mode: NormMode):

@@ -203,8 +203,14 @@ class Ticket:
                 raise ValueError(f"rate must be in [0, 1); received rate={rate!r}")
         return [1 - r for r in rates], [int(e.mask.sum()) for e in self.entries]
 
-    def apply(self, network, *, weights: bool = False) -> None:
-        """Sets the masks of a network, and with `weights=True` its weights too.
+    def apply(self, network, *, masks: bool = True, weights: bool = False) -> None:
+        """Sets the masks of a network, its weights, or both.
+
+        Args:
+            network: Keras model with the masked kernels of this ticket.
+            masks: Set the masks; they may not come from scores. With `False`, the granularity
+                of the network is its own.
+            weights: Set the kernels and every other variable.
 
         Raises:
             ValueError: The network's masked kernels or other variables differ (the message names
@@ -214,8 +220,9 @@ class Ticket:
         from rst_tf.traversal import finalize_statistics, masked_kernels
 
         kernels = masked_kernels(network)
-        _check_same([_key(m.name, m) for m in kernels], [_key(e.name, e) for e in self.entries])
-        for masked in kernels:
+        key = _key if masks else _shape_key
+        _check_same([key(m.name, m) for m in kernels], [key(e.name, e) for e in self.entries])
+        for masked in kernels if masks else ():
             if masked.scores is not None:
                 raise ValueError(
                     f"layer {masked.name!r} takes its mask from scores; build the network with "
@@ -225,7 +232,8 @@ class Ticket:
         for variable, value in values:
             variable.assign(value)
         for masked, entry in zip(kernels, self.entries, strict=True):
-            masked.mask.assign(entry.mask.astype(np.float32))
+            if masks:
+                masked.mask.assign(entry.mask.astype(np.float32))
         if weights:
             finalize_statistics(network)
 
@@ -291,6 +299,10 @@ def _leftovers(network) -> list:
 
 def _key(name: str, item) -> tuple:
     return name, tuple(item.shape), tuple(item.mask.shape)
+
+
+def _shape_key(name: str, item) -> tuple:
+    return name, tuple(item.shape), ()
 
 
 def _check_same(found: list[tuple], wanted: list[tuple]) -> None:

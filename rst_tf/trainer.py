@@ -53,6 +53,7 @@ class RobustTrainer(keras.Model):
         self.objective = objective
         self.evaluation_attack = evaluation_attack or evaluation_default(objective)
         self.seed, self.l1 = seed, l1
+        self.noise = None
         self.built = True
 
     def call(self, x, training=False):
@@ -111,7 +112,13 @@ class RobustTrainer(keras.Model):
         Raises:
             ValueError: Images outside [0, 1], or labels beyond the network's logits.
         """
-        _check_first(self.network, x, y)
+        first = _check_first(self.network, x, y)
+        if self.objective.carries_noise and self.noise is None:
+            if first is None:
+                raise ValueError("call carry_noise(shape of a batch) before fit with such data")
+            size = args[0] if args else kwargs.get("batch_size")
+            whole = isinstance(x, tf.data.Dataset)
+            self.carry_noise(first if whole else (size or 32, *first[1:]))
         strategy = self.distribute_strategy
         if "validation_data" in kwargs:
             kwargs["validation_data"] = strategies.split(kwargs["validation_data"], strategy)
@@ -121,15 +128,33 @@ class RobustTrainer(keras.Model):
         """As in Keras."""
         return super().evaluate(strategies.split(x, self.distribute_strategy), y, *args, **kwargs)
 
+    def carry_noise(self, shape: tuple[int, ...]) -> None:
+        """Makes the perturbation that `Free` carries from batch to batch, all 0.
+
+        Args:
+            shape: [n, ...] of the largest batch; `fit` takes that of its first one.
+        """
+        if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            raise ValueError(f"objective {self.objective} works on one device only")
+        self.noise = keras.Variable(np.zeros(shape, np.float32), trainable=False, name="noise")
+
     def train_step(self, data):
-        """Perturb, differentiate, step, refresh the masks."""
+        """Perturb, differentiate, step, refresh the masks; as often as the objective repeats."""
         x, y, weights = _unpack(data)
         shares = _shares(y)
         images, index = _images(x), _index(x, shares)
+        for _ in range(self.objective.repeats):
+            values, outcome, x_adv = self._step(images, y, weights, shares, index)
+        return self._measure(y, values, outcome.clean, outcome.adversarial, x_adv)
+
+    def _step(self, images, y, weights, shares, index):
         key = random.fold(random.fold(self.seed, _TRAIN_STREAM), self.optimizer.iterations)
-        x_adv = self.objective.perturb(self.network, images, y, key, index)
+        carried = {} if self.noise is None else {"noise": self.noise.value}
+        x_adv = self.objective.perturb(self.network, images, y, key, index, **carried)
         variables = trained_variables(self.network)
         with tf.GradientTape() as tape:
+            if carried:
+                tape.watch(x_adv)
             outcome = self.objective.loss(self.network, images, x_adv, y)
             values = outcome.loss if weights is None else outcome.loss * weights
             loss = tf.reduce_sum(values) / tf.reduce_sum(shares)
@@ -139,12 +164,14 @@ class RobustTrainer(keras.Model):
                 norms = [tf.reduce_sum(tf.abs(m.kernel * m.mask)) for m in self._masks]
                 loss += self.l1 * tf.add_n(norms) / _replicas()
             scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, variables)
+        gradients = tape.gradient(scaled, [*variables, x_adv] if carried else variables)
+        if carried:
+            self.noise.assign(self.objective.moved(self.noise.value, gradients.pop()))
         keras_optimizers.step(self.optimizer, gradients, variables, self._masks)
         for masked in self._masks:
             if masked.scores is not None:
-                masked.refresh()
-        return self._measure(y, values, outcome.clean, outcome.adversarial, x_adv)
+                masked.refresh(static=bool(self.jit_compile))
+        return values, outcome, x_adv
 
     def test_step(self, data):
         """Clean cross-entropy and accuracy; robust accuracy under the evaluation attack."""
@@ -211,15 +238,15 @@ def _check_network(network, objective) -> None:
                 )
 
 
-def _check_first(network, x, y) -> None:
-    """Refuses the commonest mistakes of a call by its first batch, in words."""
+def _check_first(network, x, y):
+    """Shape of the first batch, or of all images; refuses the commonest mistakes, in words."""
     if isinstance(x, tf.data.Dataset):
         first = next(iter(x.take(1)), (None,))
         x, y, _ = keras.utils.unpack_x_y_sample_weight(first)
     images = x["image"] if isinstance(x, dict) else x
     if images is None or isinstance(images, keras.utils.PyDataset):
-        return
-    images = np.asarray(images[:256])
+        return None
+    shape, images = tuple(images.shape), np.asarray(images[:256])
     low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):
         raise ValueError(
@@ -233,6 +260,7 @@ def _check_first(network, x, y) -> None:
                 f"y must be labels from 0 to {classes - 1}, the network's logits; received "
                 f"{labels.min()} to {labels.max()}"
             )
+    return shape
 
 
 def _masked_or_none(network) -> list:

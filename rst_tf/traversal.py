@@ -7,6 +7,8 @@ import keras
 from keras import ops
 
 from rst_tf.layers import MaskedKernel, MaskedVariable, formed
+from rst_tf.masks import check_density
+from rst_tf.normalization import Normalization
 
 
 def walk(network) -> Iterator[keras.layers.Layer]:
@@ -42,11 +44,31 @@ def trained_variables(network) -> list:
     return [s for s in scores if s is not None] or network.trainable_variables
 
 
+def set_density(network, density: float) -> None:
+    """In a search: the fraction that every kernel with scores keeps from now on.
+
+    A training function that was traced before keeps the old number: trace it anew.
+    """
+    check_density(density)
+    for masked in masked_kernels(network):
+        if masked.scores is not None:
+            masked.layer.density = density
+            masked.refresh()
+
+
 def finalize_statistics(network) -> None:
     """Lets adapted `keras.layers.Normalization` layers see variables that were assigned to them."""
     for layer in walk(network):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
+
+
+def reset_statistics(network) -> None:
+    """Sets the running statistics of every batch normalisation to those before any training."""
+    for layer in walk(network):
+        if isinstance(layer, Normalization | keras.layers.BatchNormalization):
+            layer.moving_mean.assign(ops.zeros_like(layer.moving_mean))
+            layer.moving_variance.assign(ops.ones_like(layer.moving_variance))
 
 
 @contextlib.contextmanager

@@ -4,8 +4,8 @@ import pytest
 from networks import NETWORKS
 from test_surgery import embedding_model
 
-from rst_tf import initialize, masked, masked_kernels, masks
-from rst_tf.initializers import INITIALIZERS, Stream, fans_of, standard
+from rst_tf import initialize, masked, masked_kernels, masks, random
+from rst_tf.initializers import INITIALIZERS, Stream, fans_of, parsed, standard
 from rst_tf.models import MLP, masked_parts
 
 SHAPE = (6, 6)
@@ -42,11 +42,35 @@ def test_scores_are_standard_for_their_group_and_masks_follow(granularity):
         found[seed] = [m.scores.numpy() for m in masked_kernels(network)]
         for position, m in enumerate(masked_kernels(network)):
             fans = fans_of(m.mask.shape, (1,), ())
-            expected = standard(m.mask.shape, fans, Stream(seed, "scores", position))
+            stream = Stream(seed, "scores", position)
+            if m.layer.granularity == "filter":
+                expected = random.normal(tuple(m.mask.shape), *stream)
+            else:
+                expected = standard(m.mask.shape, fans, stream)
             np.testing.assert_array_equal(m.scores, expected.astype("float32"))
             np.testing.assert_array_equal(m.mask.numpy() > 0, masks.select(expected, m.kept))
             assert granularity == "filter" or not np.array_equal(m.scores, m.kernel)
     assert distinct(found[7] + found[8])
+
+
+@pytest.mark.parametrize("rule", ("signed_constant", "kaiming_normal", "kaiming_uniform"))
+def test_a_fan_can_be_that_of_the_outputs_and_shrink_with_the_density(rule):
+    drawn = {}
+    for change in ("", "+fan_out", "+fan=0.25", "+fan_out+fan=0.25"):
+        network = alike()
+        initialize(network, 7, rule + change)
+        drawn[change] = masked_kernels(network)[0].kernel.numpy()
+    n_in, n_out = drawn[""].shape
+    ratio = {"+fan_out": (n_in / n_out) ** 0.5, "+fan=0.25": 2.0}
+    ratio["+fan_out+fan=0.25"] = ratio["+fan_out"] * 2
+    for change, factor in ratio.items():
+        np.testing.assert_allclose(drawn[change], drawn[""] * factor, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ("standard+fan_out", "kaiming_normal+fan=2", "kaiming_normal+x"))
+def test_other_changes_of_a_fan_are_refused(name):
+    with pytest.raises(ValueError, match="initializer can be followed by"):
+        parsed(name)
 
 
 OTHERS = {"bias": 0, "beta": 0, "gamma": 1, "moving_mean": 0, "moving_variance": 1, "mask": 1}

@@ -19,6 +19,10 @@ class Linf:
         """Sign; 0 where the gradient is 0."""
         return tf.sign(gradient)
 
+    def clip(self, delta, epsilon):
+        """A perturbation into the ball."""
+        return tf.clip_by_value(delta, -epsilon, epsilon)
+
     def project(self, moved, x, epsilon):
         """Into the ball, then into the box."""
         return _box(tf.clip_by_value(moved, x - epsilon, x + epsilon))
@@ -43,10 +47,13 @@ class L2:
         """Unit vector of each example; 0 where the gradient is 0."""
         return gradient / (_length(gradient) + _TINY)
 
+    def clip(self, delta, epsilon):
+        """A perturbation into the ball."""
+        return delta * tf.minimum(1.0, epsilon / (_length(delta) + _TINY))
+
     def project(self, moved, x, epsilon):
         """Into the box, then into the ball around x: it stays in the box, which is convex."""
-        delta = _box(moved) - x
-        return _box(x + delta * tf.minimum(1.0, epsilon / (_length(delta) + _TINY)))
+        return _box(x + self.clip(_box(moved) - x, epsilon))
 
     def size(self, delta):
         """Length of each example."""
