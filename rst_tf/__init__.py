@@ -44,7 +44,7 @@ _HOME = {
 }
 _MODULES = ("attacks", "callbacks", "data", "evaluation", "initializers", "layers", "masks")
 _MODULES += ("models", "objectives", "optimizers", "random", "schedules", "surgery", "ticket")
-_MODULES += ("trainer",)
+_MODULES += ("trainer", "zoo")
 
 __all__ = [*_HOME]
 

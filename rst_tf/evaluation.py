@@ -58,9 +58,9 @@ class Evaluator:
             self._classes = clean.shape[-1]
             y = tf.minimum(y, self._classes - 1)  # those beyond are refused below, in words
             if attack is None:
-                return *_judged(clean, y, x), *_judged(clean, y, x)
+                return *judged(clean, y, x), *judged(clean, y, x)
             x_adv = attack(logits, x, y, seed=seed, index=index)
-            return *_judged(clean, y, x), *_judged(logits(x_adv), y, x_adv)
+            return *judged(clean, y, x), *judged(logits(x_adv), y, x_adv)
 
         self._measure = measure
 
@@ -77,23 +77,23 @@ class Evaluator:
                 differ, no images, or logits or adversarial images that are not finite.
         """
         x, y = np.asarray(x, np.float32), np.asarray(y)
-        _check(x, y)
+        check_batch(x, y)
         index = np.arange(len(x)) if index is None else np.asarray(index)
         parts = []
         for first in range(0, len(x), self.batch_size):
             batch = slice(first, first + self.batch_size)
             n = len(x[batch])
-            filled = [_filled(a[batch], self.batch_size) for a in (x, y.astype(np.int32), index)]
-            parts.append([np.asarray(t)[:n] for t in self._measure(*filled)])
+            whole = [filled(a[batch], self.batch_size) for a in (x, y.astype(np.int32), index)]
+            parts.append([np.asarray(t)[:n] for t in self._measure(*whole)])
         loss, correct, robust_loss, robust = (np.concatenate(p) for p in zip(*parts, strict=True))
         if y.max() >= self._classes:
             raise ValueError(
                 f"y must be labels below {self._classes}, the number of logits; received {y.max()}"
             )
-        _check_finite(loss, "logits are not finite for {} images")
+        check_finite(loss, "logits are not finite for {} images")
         if self.attack is None:
             return Evaluation(loss, correct)
-        _check_finite(
+        check_finite(
             robust_loss,
             f"{self.attack} gave images or logits that are not finite for {{}} images; the model's "
             "gradients are NaN or infinite there",
@@ -116,7 +116,7 @@ def robust_accuracy(model, x, y, attack: Attack, *, seed=0, batch_size=500) -> f
     return evaluate(model, x, y, attack, seed=seed, batch_size=batch_size).robust_accuracy
 
 
-def _judged(logits, y, images):
+def judged(logits, y, images):
     """Loss, NaN where the images are (a maximum over pixels may pass NaN over), and correctness."""
     import tensorflow as tf
 
@@ -127,19 +127,21 @@ def _judged(logits, y, images):
     return loss, tf.argmax(logits, -1, output_type=tf.int32) == y
 
 
-def _check_finite(losses: np.ndarray, message: str) -> None:
+def check_finite(losses: np.ndarray, message: str) -> None:
+    """Raises ValueError with the number of losses that are not finite put into the message."""
     wrong = int((~np.isfinite(losses)).sum())
     if wrong:
         raise ValueError(message.format(wrong))
 
 
-def _filled(batch: np.ndarray, size: int) -> np.ndarray:
+def filled(batch: np.ndarray, size: int) -> np.ndarray:
     """The batch padded with its first row to a fixed size, so that nothing is traced twice."""
     missing = size - len(batch)
     return np.concatenate([batch, np.repeat(batch[:1], missing, axis=0)]) if missing else batch
 
 
-def _check(x: np.ndarray, y: np.ndarray) -> None:
+def check_batch(x: np.ndarray, y: np.ndarray) -> None:
+    """Raises ValueError unless x are images in [0, 1] and y their labels."""
     if len(x) == 0 or len(x) != len(y):
         raise ValueError(f"x and y must be of one length above 0; received {len(x)} and {len(y)}")
     if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):

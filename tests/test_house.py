@@ -24,15 +24,18 @@ RANKS = (
     {"strategies"},
     {"masks"},
     {"layers", "traversal", "keras_optimizers"},
-    {"surgery", "ticket", "ticket_file", "tensorboard"},
+    {"surgery", "ticket", "ticket_file", "ticket_set", "tensorboard"},
     {"attacks"},
     {"objectives"},
     {"trainer"},
     {"callbacks"},
     {"models", "data"},
     {"evaluation"},
+    {"transfer"},
+    {"switch"},
     {"artefacts", "artefact_formats", "portable"},
     {"analysis"},
+    {"switch_evaluation"},
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 
@@ -97,6 +100,7 @@ CHEAP = {
         "from rst_tf.registry import _REGISTRY_OF; [list(r) for r in _REGISTRY_OF.values()]"
     ),
     "analysis": "import rst_tf.analysis.report",
+    "zoo": "import rst_tf.zoo.add; rst_tf.zoo.names()",
 }
 
 
@@ -142,6 +146,14 @@ def test_only_the_library_is_packaged():
     assert packages and all(p == "rst_tf" or p.startswith("rst_tf.") for p in packages)
     folders = {".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "rst_tf").rglob("*.py")}
     assert set(packages) == folders
+
+
+def test_the_zoos_entries_are_packaged():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    patterns = settings["tool"]["setuptools"]["package-data"]["rst_tf.zoo"]
+    zoo = ROOT / "rst_tf" / "zoo"
+    assert patterns == ["entries/*.json", "entries/*.npz"]
+    assert {path.suffix for path in (zoo / "entries").iterdir()} <= {".json", ".npz", ".md"}
 
 
 def test_architecture_names_every_module_and_no_other():
