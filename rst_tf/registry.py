@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import importlib
 import pkgutil
+import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -110,4 +111,36 @@ def to_dict(value: Any) -> Any:
         return [to_dict(item) for item in value]
     if isinstance(value, Mapping):
         return {key: to_dict(item) for key, item in value.items()}
+    return value
+
+
+def from_dict(base: type, values: Mapping[str, Any]) -> Any:
+    """The configuration that `to_dict` gave as plain values, also after JSON.
+
+    Args:
+        base: Its class, or the base class of a choice.
+        values: Plain values; fields that are not there keep their defaults.
+
+    Raises:
+        ValueError: Unknown name, unknown field, or a value that the class refuses.
+    """
+    arguments, cls = dict(values), base
+    registry = choices_of(base)
+    if registry is not None:
+        cls = registry[arguments.pop("name", None)]
+    known = {field.name for field in dataclasses.fields(cls)}
+    for name in arguments:
+        if name not in known:
+            raise ValueError(unknown(f"field of {cls.__name__}", name, sorted(known)))
+    hints = typing.get_type_hints(cls)
+    return cls(**{name: _typed(hints[name], value) for name, value in arguments.items()})
+
+
+def _typed(annotation: Any, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_typed(None, item) for item in value)
+    if isinstance(value, Mapping):
+        for base in (annotation, *typing.get_args(annotation)):
+            if dataclasses.is_dataclass(base) or choices_of(base) is not None:
+                return from_dict(base, value)
     return value

@@ -36,6 +36,7 @@ RANKS = (
     {"artefacts", "artefact_formats", "portable"},
     {"analysis"},
     {"switch_evaluation"},
+    {"zoo"},
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 

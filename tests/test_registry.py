@@ -1,10 +1,17 @@
 import builtins
 import dataclasses
+import json
 
 import pytest
 
-from rst_tf.attacks import ATTACKS, PGD
-from rst_tf.registry import Registry, to_dict
+from experiments.experiment import Experiment
+from experiments.iterative_pruning import IterativePruning
+from rst_tf.attacks import ATTACKS, PGD, Attack
+from rst_tf.data import Data
+from rst_tf.objectives import Natural, Objective, Trades
+from rst_tf.optimizers import SGD, Optimizer
+from rst_tf.registry import Registry, from_dict, to_dict
+from rst_tf.schedules import Steps
 
 
 def filled():
@@ -62,3 +69,33 @@ def test_plain_values_carry_the_chosen_name():
     assert plain.pop("name") == "pgd" and ATTACKS["pgd"](**plain) == PGD(0.1, steps=3)
     assert list(plain) == [field.name for field in dataclasses.fields(PGD)]
     assert to_dict({"a": (PGD(0.2), 1)})["a"][0]["epsilon"] == 0.2
+
+
+PLAIN = {  # configurations, by their base
+    "attack": (Attack, PGD(0.1, steps=3)),
+    "choice in a choice": (Objective, Trades(PGD(0.1, loss="kl"), beta=2.0)),
+    "none": (Objective, Natural()),
+    "an optimiser": (Optimizer, SGD(0.1, schedule=Steps())),
+    "no choice": (Data, Data("mnist", validation=0.2)),
+    "a whole experiment": (Experiment, IterativePruning(rate=(0.5, 0.2), rewind_step="1ep")),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_values_become_the_configuration_again(name):
+    base, config = PLAIN[name]
+    assert from_dict(base, json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "pgdd", "epsilon": 0.1}, "unknown attack 'pgdd'; did you mean 'pgd'"),
+        ({"name": "pgd", "epsilon": 0.1, "step": 3}, "unknown field of PGD 'step'; did you mean"),
+        ({"epsilon": 0.1}, "unknown attack None"),
+        ({"name": "pgd", "epsilon": 3}, "epsilon"),
+    ],
+)
+def test_plain_values_that_are_wrong_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        from_dict(Attack, values)
