@@ -5,8 +5,9 @@ python results/run_queue.py --dry_run    says what is left
 python results/run_queue.py --jobs=2     two runs at a time, each on one thread
 
 Every run is resumable, so the command may die at any time; the same command goes on. What a page
-needs of a finished run (config.json, results.csv, correct/, timing.csv) is copied into results/:
-commit it, and the run is not needed any more.
+needs of a finished run (config.json, results.csv, correct/, timing.csv, and its best ticket where
+the page says `tickets: true`) is copied into results/: commit it, and the run is not needed any
+more.
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ JOBS = flags.DEFINE_integer(
 ONLY = flags.DEFINE_string("only", "", "Only runs whose page/name/seed contains this text.")
 
 KEPT = ("config.json", "results.csv", "timing.csv", "correct")
+KEPT += ("transfer.csv", "switch.csv", "transfer.json", "transfer.png")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +43,16 @@ class Run:
         page: Folder of results/ that it belongs to.
         name: Its name there.
         seed: Its seed.
-        arguments: Command line of run_experiments.py without seed and workdir.
+        arguments: Command line of run_experiments.py without seed and workdir; `{seed}` in it is
+            the seed.
+        tickets: Keep the best ticket of its last round.
     """
 
     page: str
     name: str
     seed: int
     arguments: tuple[str, ...]
+    tickets: bool = False
 
     @property
     def title(self) -> str:
@@ -77,7 +82,8 @@ class Run:
     def work(self, threads: int | None) -> bool:
         """Runs it to its end; False if it failed."""
         workdir = [f"--seed={self.seed}", f"--workdir={self.workdir}"]
-        command = [sys.executable, "run_experiments.py", *self.arguments, *workdir]
+        arguments = [word.replace("{seed}", str(self.seed)) for word in self.arguments]
+        command = [sys.executable, "run_experiments.py", *arguments, *workdir]
         environment = dict(os.environ)
         if threads:
             environment |= {"TF_NUM_INTRAOP_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
@@ -103,6 +109,9 @@ class Run:
                 shutil.copytree(source, self.result / name, dirs_exist_ok=True)
             elif source.exists():
                 shutil.copy2(source, self.result / name)
+        for ticket in sorted(self.workdir.glob("tickets/round_*_best.npz"))[-1:]:
+            if self.tickets:
+                shutil.copy2(ticket, self.result / "ticket.npz")
         with self.marker.open("a") as marker:
             marker.write(shlex.join(self.arguments) + "\n")
 
@@ -141,7 +150,8 @@ def _runs(queue: dict, section: str, seed: int) -> list[Run]:
                 own = shlex.split(entry["flags"])
                 names = {word.partition("=")[0] for word in own}
                 words = [word for word in words if word.partition("=")[0] not in names]
-                found.append(Run(page, entry["name"], seed, (*words, *own)))
+                tickets = content.get("tickets", False)
+                found.append(Run(page, entry["name"], seed, (*words, *own), tickets))
     return found
 
 
