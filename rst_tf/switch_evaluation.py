@@ -120,7 +120,7 @@ class SwitchAttacker:
         parts = []
         for batch, n in batches_of(x, y, index, self.batch_size):
             loss, right = (t.numpy()[..., :n] for t in measure(*batch, *more))
-            check_finite(loss, self._message)
+            check_finite(loss.reshape(-1, n).max(0), self._message)
             parts.append(right)
         return np.concatenate(parts, axis=-1)
 

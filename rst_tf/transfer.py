@@ -120,7 +120,7 @@ class Transfer:
         parts = []
         for batch, n in batches_of(x, y, index, self.batch_size):
             loss, right = (t.numpy()[:, :n] for t in measure(*batch, *more))
-            check_finite(loss, message)
+            check_finite(loss.max(0), message)
             parts.append(right)
         return np.concatenate(parts, axis=1)
 

@@ -1230,7 +1230,11 @@ def test_help_of_every_experiment_loads_nothing_heavy(name):
     assert "heavy: [] code: 0" in done.stdout, done.stdout[-500:] + done.stderr
 
 
-REQUIRED = {"export": ["--source=runs/x"], "import_published": ["--source=x"]}
+REQUIRED = {
+    "export": ["--source=runs/x"],
+    "import_published": ["--source=x"],
+    "transfer": ["--tickets=runs/x,runs/y", "--attack=pgd", "--attack.epsilon=8/255"],
+}
 
 
 @pytest.mark.parametrize("name", real.EXPERIMENTS)
