@@ -12,8 +12,17 @@ import tensorflow as tf
 from PIL import Image
 
 from rst_tf import registry
-from rst_tf.data import Data, batches, evaluation_batches, from_arrays, steps_per_epoch
-from rst_tf.data.images import fitted, in_words
+from rst_tf.data import (
+    Data,
+    batches,
+    evaluation_batches,
+    from_arrays,
+    sources,
+    splits,
+    steps_per_epoch,
+)
+from rst_tf.data.channels import CHANNELS
+from rst_tf.data.images import DRAWS, TRIALS, fitted, in_words, random_window, resized_crop
 from rst_tf.data.pipeline import _order
 
 
@@ -45,7 +54,7 @@ def write_folder(path, parts=("train", "test"), sizes=((8, 6),), suffixes=("png"
 class FakeBuilder:
     """The part of a TFDS builder that is used, over arrays in memory."""
 
-    def __init__(self, shape=(8, 6, 3), parts=("train", "test"), label=None):
+    def __init__(self, shape=(8, 6, 3), parts=("train", "test"), label=None, folder="some/folder"):
         import tensorflow_datasets as tfds
 
         self.arrays = {p: pictures(103, [s or 9 for s in shape], 3, k) for k, p in enumerate(parts)}
@@ -54,8 +63,10 @@ class FakeBuilder:
         keys = ("image", "label")
         self.info = type("Info", (), {})()
         self.info.features, self.info.supervised_keys = features, keys
-        self.info.splits = dict.fromkeys(parts)
-        self.info.download_size, self.data_dir = "11.06 MiB", "some/folder"
+        counted = type("Split", (), {"num_examples": 103})
+        self.info.splits = dict.fromkeys(parts, counted)
+        self.info.download_size, self.info.dataset_size = "11.06 MiB", "9.6 MiB"
+        self.data_dir = folder
         self.prepared = False
 
     def is_prepared(self):
@@ -64,10 +75,14 @@ class FakeBuilder:
     def download_and_prepare(self):
         self.prepared = True
 
-    def as_dataset(self, *, split, as_supervised, shuffle_files):
+    def as_dataset(self, *, split, as_supervised, shuffle_files, decoders=None):
         assert self.prepared and as_supervised and not shuffle_files
         x, y = self.arrays[split]
-        return tf.data.Dataset.from_tensor_slices((x, y.astype(np.int64)))
+        examples = tf.data.Dataset.from_tensor_slices((x, y.astype(np.int64)))
+        if decoders:
+            assert list(decoders) == ["image"]
+            return examples.map(lambda image, label: (tf.io.encode_png(image), label))
+        return examples
 
 
 def fake_tfds(monkeypatch, **options):
@@ -108,6 +123,13 @@ def load_tfds(path, seed):
         return Data("pets", split_seed=seed).load()
 
 
+def load_tfds_files(path, seed):
+    with pytest.MonkeyPatch.context() as patch:
+        fake_tfds(patch, folder=path / "1.0.0")
+        patch.setattr(sources, "IN_MEMORY", 206 * 8 * 6 * 3 - 1)
+        return Data("pets", split_seed=seed).load()
+
+
 SOURCES = {
     "sample": load_sample,
     "npz_uint8": load_npz_uint8,
@@ -116,6 +138,7 @@ SOURCES = {
     "bare_folder": load_bare_folder,
     "arrays": load_arrays,
     "tfds": load_tfds,
+    "tfds_files": load_tfds_files,
 }
 CLASSES = {"sample": 10}
 DRAWN_TEST = ("sample", "bare_folder")
@@ -274,7 +297,7 @@ def test_the_seed_decides_order_and_augmentation(name, loaded):
 
 
 @every_kind
-@pytest.mark.parametrize("augment", ["flip", "crop_flip"])
+@pytest.mark.parametrize("augment", ["flip", "crop_flip", "resized_crop_flip"])
 def test_augmentation_does_not_depend_on_the_batch(name, augment, loaded):
     split = small(loaded(name))
     seen = []
@@ -379,6 +402,130 @@ def test_orders_mix_examples_that_are_sorted_by_class():
         counts = np.stack([np.bincount(row, minlength=10) for row in classes])
         ratios.append(counts.var() / (batch * 0.09 * (n - batch) / (n - 1)))
     assert abs(np.mean(ratios) - 1) < 0.02
+
+
+def noise(n, seed=0):
+    return np.random.default_rng(seed).uniform(0, 1, (n, TRIALS, DRAWS)).astype("float32")
+
+
+@pytest.mark.parametrize("height,width", [(400, 500), (224, 224), (480, 380)])
+def test_random_windows_are_as_pytorchs(height, width):
+    draw = tf.function(lambda u: tf.map_fn(lambda v: random_window(height, width, v), u, DTYPES))
+    top, left, tall, wide = (np.asarray(a) for a in draw(noise(2000)))
+    assert top.min() >= 0 and left.min() >= 0
+    assert (top + tall).max() <= height and (left + wide).max() <= width
+    share, aspect = tall * wide / (height * width), wide / tall
+    assert 0.078 < share.min() < 0.1 and 0.9 < share.max() <= 1
+    assert 0.74 < aspect.min() < 0.76 and 1.32 < aspect.max() < 1.35
+    small = share[share < 0.5]  # every aspect fits there, so the area is uniform
+    assert abs(small.mean() - 0.29) < 0.01 and abs(np.log(aspect[share < 0.5]).mean()) < 0.02
+    if height == width:
+        assert abs(share.mean() - 0.5) < 0.03  # a little below .54: large windows fit less often
+    slack = (height - tall) > 20
+    place = top[slack] / (height - tall[slack])
+    assert abs(place.mean() - 0.5) < 0.02 and place.min() < 0.01 and place.max() == 1
+
+
+DTYPES = (tf.int32,) * 4
+
+
+@pytest.mark.parametrize(
+    "size,window",
+    [((3, 300), (0, 148, 3, 4)), ((300, 3), (148, 0, 4, 3)), ((1, 1), (0, 0, 1, 1))],
+)
+def test_an_image_too_narrow_for_any_window_gives_its_centre(size, window):
+    assert tuple(int(n) for n in random_window(*size, noise(1)[0])) == window
+
+
+def test_a_window_of_the_whole_image_is_the_image():
+    image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    whole = np.full((TRIALS, DRAWS), 0.5, "float32")
+    whole[:, 0] = 1
+    for x in (image, image / np.float32(255)):
+        np.testing.assert_array_equal(resized_crop(tf.constant(x), whole, (9, 9)), x)
+    shrunk = resized_crop(tf.constant(image), whole, (3, 3))
+    np.testing.assert_array_equal(shrunk, fitted(tf.constant(image), 3))
+
+
+def test_windows_are_taken_of_the_file_before_it_is_scaled(tmp_path):
+    """Two halves, 30 pixels each: a central square of side 10 would show both in every window."""
+    for part, label in itertools.product(("train", "test"), "ab"):
+        (tmp_path / part / label).mkdir(parents=True)
+        pixels = np.zeros((10, 60), np.uint8)
+        pixels[:, 30:] = 200
+        for k in range(20):
+            Image.fromarray(pixels).save(tmp_path / part / label / f"{k}.png")
+    split = Data(f"folder:{tmp_path}", image_size=4, augment="resized_crop_flip").load().train
+    (x, _, _), *_ = numpy_list(batches(split, 36, seed=0, augment="resized_crop_flip", steps=1))
+    sides = [set(np.unique(np.round(255 * image))) for image in x]
+    assert sides.count({0.0}) > 5 and sides.count({200.0}) > 5
+    unscaled = Data(f"folder:{tmp_path}", image_size=4).load().test.arrays()[0]
+    assert all(len(np.unique(image)) > 1 for image in unscaled)
+
+
+def test_a_part_of_the_centre_is_scaled(tmp_path):
+    pixels = np.full((100, 80), 9, np.uint8)
+    pixels[15:85, 5:75] = 200  # 70 is .875 of 80
+    for label, k in itertools.product("ab", range(8)):
+        (tmp_path / label).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / label / f"{k}.png")
+    data = Data(f"folder:{tmp_path}", image_size=10, center_fraction=0.875)
+    inside, outside = data.load(), dataclasses.replace(data, center_fraction=1.0).load()
+    assert np.all(inside.test.pixels() == 200)
+    assert not np.all(outside.test.pixels() == 200)
+    assert inside.fingerprint != outside.fingerprint
+
+
+def test_a_split_too_large_for_memory_says_so(tmp_path, monkeypatch):
+    split = Data(write_folder(tmp_path)).load().test
+    monkeypatch.setattr(splits, "IN_MEMORY", len(split) * 8 * 6 * 3 - 1)
+    with pytest.raises(ValueError, match=r"66 images of .*test.* GiB of memory, .* give a limit"):
+        split.arrays()
+    assert len(split.arrays(limit=65)[0]) == 65
+    assert sum(len(y) for _, _, y in numpy_list(evaluation_batches(split, 16))) == 66
+
+
+def write_tiny_imagenet(path):
+    for k, wnid in enumerate(("n02", "n01", "n03")):
+        folder = path / "train" / wnid / "images"
+        folder.mkdir(parents=True)
+        for i in range(5):
+            Image.new("RGB", (4, 4), (k, i, 0)).save(folder / f"{wnid}_{i}.JPEG")
+        (folder.parent / f"{wnid}_boxes.txt").write_text("box")
+    for part in ("val", "test"):
+        (path / part / "images").mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (4, 4), (9, 9, i)).save(path / part / "images" / f"{part}_{i}.JPEG")
+    lines = (f"val_{i}.JPEG\t{w}\t0\t0\t3\t3\n" for i, w in enumerate(["n03", "n01", "n02"] * 2))
+    (path / "val" / "val_annotations.txt").write_text("".join(lines))
+    return f"folder:{path}"
+
+
+def test_tiny_imagenet_is_read_as_it_is_unpacked(tmp_path):
+    loaded = Data(write_tiny_imagenet(tmp_path), validation=3).load()
+    assert loaded.class_names == ("n01", "n02", "n03")
+    assert [len(split) for split in parts(loaded)] == [12, 3, 6]
+    found = dict(zip(loaded.test.names, loaded.test.labels, strict=True))
+    assert found == {f"val/images/val_{i}.JPEG": (2, 0, 1)[i % 3] for i in range(6)}
+    assert all(n.split("/")[1] == f"n0{y + 1}" for n, y in zip(*named(loaded.train), strict=True))
+
+
+def named(split):
+    return split.names, split.labels
+
+
+@pytest.mark.parametrize("line", ["val_9.JPEG\tn01\t0", "val_1.JPEG\tn04\t0", "val_1.JPEG"])
+def test_a_wrong_annotation_is_named(line, tmp_path):
+    source = write_tiny_imagenet(tmp_path)
+    (tmp_path / "val" / "val_annotations.txt").write_text(line)
+    with pytest.raises(ValueError, match=r"must name files of images/ and classes.*received 'val_"):
+        Data(source).load()
+
+
+def test_channels_are_given_for_every_channel():
+    for mean, std in CHANNELS.values():
+        assert len(mean) == len(std) in (1, 3)
+        assert all(0 < m < 1 and 0.1 < s <= 0.5 for m, s in zip(mean, std, strict=True))
 
 
 def test_every_grey_level_is_its_255th_to_the_bit():
@@ -493,6 +640,36 @@ def test_tfds_images_of_many_sizes_are_resized(monkeypatch):
 def test_tfds_validation_part_is_used_beside_a_test_part(monkeypatch):
     fake_tfds(monkeypatch, parts=("train", "test", "validation"))
     assert [len(split) for split in parts(Data("pets").load())] == [103, 103, 103]
+
+
+def test_a_large_tfds_set_is_written_once_as_files_of_its_own_bytes(monkeypatch, tmp_path, caplog):
+    options = {"shape": (None, None, 3), "parts": ("train", "validation"), "folder": tmp_path / "2"}
+    fake_tfds(monkeypatch, **options)
+    data = Data("pets", image_size=5, augment="resized_crop_flip")
+    loaded = data.load()
+    assert "pets: writing 206 images (9.6 MiB) as files to" in caplog.text
+    assert loaded.class_names == ("cat", "dog", "fox") and loaded.train.size == (5, 5, 3)
+    files = sorted((tmp_path / "2_files").rglob("*.png"))
+    held = FakeBuilder(**options)
+    for label, number in ((0, 3), (2, 101)):
+        file = tmp_path / "2_files" / "val" / f"{label:05d}" / f"{number:08d}.png"
+        assert held.arrays["validation"][1][number] == label
+        assert np.array_equal(np.asarray(Image.open(file)), held.arrays["validation"][0][number])
+    (tmp_path / "2_files" / "finished").unlink()  # as if it had been stopped
+    files[7].unlink()
+    times = {file: file.stat().st_mtime_ns for file in files if file != files[7]}
+    assert data.load().fingerprint == loaded.fingerprint
+    assert all(file.stat().st_mtime_ns == times[file] for file in times)
+    monkeypatch.setattr(FakeBuilder, "as_dataset", None)  # what is finished is not asked for again
+    assert data.load().fingerprint == loaded.fingerprint
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(monkeypatch, tmp_path):
+    (tmp_path / "3_files").write_text("in the way")
+    fake_tfds(monkeypatch, folder=tmp_path / "3")
+    monkeypatch.setattr(sources, "IN_MEMORY", 1)
+    with pytest.raises(ValueError, match=r"^source 'pets' cannot be written to .*3_files: "):
+        Data("pets").load()
 
 
 class Offline(FakeBuilder):
@@ -744,7 +921,15 @@ ERRORS = {
     "batch": (steps(batch_size=0), "batch_size must be at least 1; received batch_size=0"),
     "first step": (steps(first_step=-1), "first_step must be at least 0; received first_step=-1"),
     "steps": (steps(steps=0), "steps must be at least 1; received steps=0"),
-    "batch augment": (steps(augment="crop"), "augment must be none, flip or crop_flip.*'crop'"),
+    "batch augment": (steps(augment="crop"), "augment must be none, .* or .*augment='crop'"),
+    "center": (
+        lambda p: Data(image_size=8, center_fraction=0),
+        r"center_fraction must be in \(0, 1\]; received center_fraction=0",
+    ),
+    "center unused": (
+        lambda p: Data(center_fraction=0.5),
+        "center_fraction has no effect without image_size; received center_fraction=0.5",
+    ),
 }
 
 

@@ -9,7 +9,7 @@ from rst_tf.data.dividing import divide
 from rst_tf.data.splits import Splits
 
 Order = Literal["stratified", "first", "last"]
-Augment = Literal["none", "flip", "crop_flip"]
+Augment = Literal["none", "flip", "crop_flip", "resized_crop_flip"]
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,25 @@ class Data:
     Args:
         source: `sample` (5,000 real MNIST digits, no download: 4,000/500/500), `npz:PATH`
             (arrays x_train, y_train, x_test, y_test), `folder:PATH` (PATH/train/CLASS/*.png and
-            PATH/test/CLASS/*.png, or `val` or `validation` for `test`; or only PATH/CLASS/*.png),
-            or a TensorFlow Datasets name such as `mnist` (held in memory).
+            PATH/test/CLASS/*.png, or `val` or `validation` for `test`; or only PATH/CLASS/*.png;
+            or Tiny-ImageNet as it is unpacked), or a TensorFlow Datasets name such as `mnist`,
+            `cifar10`, `cifar100`, `svhn_cropped` or `imagenet2012`. Those above 2 GiB of pixels
+            are written once as files beside the prepared set and read in batches.
         validation: Part of the training images that is held out to choose by: a fraction in
             (0, 1) or a count. Where the test part is drawn too, a fraction of both together.
         validation_from: `stratified` draws it, class by class; `first` and `last` take that end
             in the order of the source (TensorFlow Datasets store an order of their own).
         split_seed: Seed of everything drawn here, and of nothing else.
-        augment: `none`, `flip` (left-right, one half of the time) or `crop_flip` (a random window
-            of the zero-padded image as well), for training only.
+        augment: `none`, `flip` (left-right, one half of the time), `crop_flip` (a random window
+            of the zero-padded image as well) or `resized_crop_flip` (a window of 8 to 100 % of the
+            whole image and of aspect 3/4 to 4/3, scaled to the image's size, as well), for
+            training only.
         pad: Pixels of zero padding on each side for `crop_flip`.
         image_size: Height and width in pixels; images are scaled to cover the square, then
             cropped to its centre. Needed where a folder or dataset has images of several sizes.
+        center_fraction: With `image_size`: side of the central square that is scaled, as a
+            fraction of the shorter side, in (0, 1]. .875 with `image_size` 224 is the usual scaling
+            of ImageNet's test images to 256 and crop of 224.
         train_limit: Keep only so many training examples, drawn stratified; none keeps all.
     """
 
@@ -45,6 +52,7 @@ class Data:
     augment: Augment = "none"
     pad: int = 4
     image_size: int | None = None
+    center_fraction: float = 1.0
     train_limit: int | None = None
 
     def __post_init__(self):
@@ -59,6 +67,17 @@ class Data:
                 f"pad has no effect with augment={self.augment!r}; received pad={self.pad}"
             )
 
+        if not 0 < self.center_fraction <= 1:
+            raise ValueError(
+                "center_fraction must be in (0, 1]; received "
+                f"center_fraction={self.center_fraction!r}"
+            )
+        if self.center_fraction != 1 and self.image_size is None:
+            raise ValueError(
+                "center_fraction has no effect without image_size; received "
+                f"center_fraction={self.center_fraction!r}"
+            )
+
     def load(self) -> Splits:
         """Reads the source and divides it.
 
@@ -66,7 +85,12 @@ class Data:
             ValueError: The source is unknown, missing or broken, or cannot be divided as asked.
         """
         splits = divide(
-            sources.read(self.source, self.image_size),
+            sources.read(
+                self.source,
+                self.image_size,
+                self.center_fraction,
+                whole=self.augment == "resized_crop_flip",
+            ),
             validation=self.validation,
             validation_from=self.validation_from,
             split_seed=self.split_seed,

@@ -9,12 +9,19 @@ from rst_tf.data.images import SUFFIXES, image_shape
 from rst_tf.data.splits import FileSplit
 
 _VALIDATION = ("val", "validation")
+_ANNOTATIONS = "val_annotations.txt"
 
 
-def read_folder(root: Path, image_size: int | None) -> Parts:
+def read_folder(root: Path, image_size: int | None, center: float = 1.0) -> Parts:
     """The parts under `root`; see `Data.source` for the layout.
 
-    With both `test` and `val` (or `validation`), the latter is the validation part.
+    With both `test` and `val` (or `validation`), the latter is the validation part. Tiny-ImageNet
+    is read as it is unpacked: its labelled `val` is the test part, its `test` has no labels.
+
+    Args:
+        root: The folder.
+        image_size: As in `Data`.
+        center: `Data.center_fraction`.
     """
     folders = _folders(root)
     classes = tuple(_subfolders(folders["train"]))
@@ -25,7 +32,7 @@ def read_folder(root: Path, image_size: int | None) -> Parts:
         names, labels = zip(*found, strict=True)
         index = np.arange(start, start + len(names))
         splits[part] = FileSplit(
-            np.array(labels, np.int32), index, root, names, size, fit=image_size is not None
+            np.array(labels, np.int32), index, root, names, size, image_size is not None, center
         )
         start += len(names)
     return Parts(splits["train"], splits.get("valid"), splits.get("test"), classes)
@@ -40,7 +47,9 @@ def _folders(root: Path) -> dict[str, Path]:
     validation = [name for name in _VALIDATION if (root / name).is_dir()]
     if validation:
         found["valid"] = root / validation[0]
-    if (root / "test").is_dir():
+    if "valid" in found and (found["valid"] / _ANNOTATIONS).is_file():
+        found["test"] = found.pop("valid")
+    elif (root / "test").is_dir():
         found["test"] = root / "test"
     elif validation:
         found["test"] = found.pop("valid")
@@ -59,6 +68,8 @@ def _subfolders(folder: Path) -> list[str]:
 
 def _files(root: Path, folder: Path, classes: tuple[str, ...]) -> list[tuple[str, int]]:
     """(path relative to `root`, label) of every image of a part, in sorted order."""
+    if (folder / _ANNOTATIONS).is_file():
+        return _annotated(root, folder, classes)
     if (found := _subfolders(folder)) != list(classes):
         differ = sorted(set(found) ^ set(classes))
         raise ValueError(
@@ -72,6 +83,24 @@ def _files(root: Path, folder: Path, classes: tuple[str, ...]) -> list[tuple[str
             raise ValueError(f"class folder {folder / name} holds no image ({', '.join(SUFFIXES)})")
         files += [(path.relative_to(root).as_posix(), label) for path in paths]
     return files
+
+
+def _annotated(root: Path, folder: Path, classes: tuple[str, ...]) -> list[tuple[str, int]]:
+    """The images of Tiny-ImageNet's `val`: a table gives file name and class, one a line."""
+    labels = {name: label for label, name in enumerate(classes)}
+    files = []
+    for line in (folder / _ANNOTATIONS).read_text().splitlines():
+        name, _, rest = line.partition("\t")
+        path, owner = folder / "images" / name, rest.partition("\t")[0]
+        if owner not in labels or not path.is_file():
+            raise ValueError(
+                f"{folder / _ANNOTATIONS} must name files of images/ and classes of the training "
+                f"part; received {line!r}"
+            )
+        files.append((path.relative_to(root).as_posix(), labels[owner]))
+    if not files:
+        raise ValueError(f"{folder / _ANNOTATIONS} names no image")
+    return sorted(files)
 
 
 def _common_shape(root: Path, names: list[str], image_size: int | None) -> tuple[int, int, int]:

@@ -6,9 +6,14 @@ for n = 65,537, and at n = 50,000 the classes of a batch of sorted examples vary
 they should.)
 """
 
-from rst_tf.random import fold, subseed
+from typing import get_args
+
+from rst_tf.data.config import Augment
+from rst_tf.data.images import DRAWS, TRIALS
+from rst_tf.random import example_uniform, fold, subseed
 
 _FOREVER = 2**62
+_WINDOWS = 1 << 31  # no example's index, so the noise of windows is that of no crop or flip
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
@@ -36,7 +41,7 @@ def batches(
         split: A `Split`.
         batch_size: Examples per batch.
         seed: Seed of order and augmentation.
-        augment: `none`, `flip` or `crop_flip`; see `Data`.
+        augment: `none`, `flip`, `crop_flip` or `resized_crop_flip`; see `Data`.
         pad: Pixels of zero padding on each side for `crop_flip`.
         first_step: Number of the first batch: k gives what would follow k batches.
         steps: Batches to give; None never ends.
@@ -58,11 +63,11 @@ def batches(
         numbers = tf.data.Dataset.range(start, per_epoch)
         return numbers.map(lambda t: (order[t * batch_size : (t + 1) * batch_size], epoch))
 
-    change = _augmentation(augment, pad, subseed(seed, "data/augment")[0])
     rows = tf.data.Dataset.range(first_epoch, _FOREVER).flat_map(rows_of)
     rows = rows if steps is None else rows.take(steps)
     length = tf.data.INFINITE_CARDINALITY if steps is None else steps
-    return _read(split, rows, change).apply(tf.data.experimental.assert_cardinality(length))
+    elements = _read(split, rows, augment, pad, subseed(seed, "data/augment")[0])
+    return elements.apply(tf.data.experimental.assert_cardinality(length))
 
 
 def evaluation_batches(split, batch_size: int):
@@ -76,7 +81,7 @@ def evaluation_batches(split, batch_size: int):
     def rows_of(t):
         return tf.range(t * batch_size, tf.minimum((t + 1) * batch_size, n)), tf.zeros([], tf.int64)
 
-    return _read(split, numbers.map(rows_of), _augmentation("none", 0, 0))
+    return _read(split, numbers.map(rows_of))
 
 
 def _check_batches(batch_size, augment="none", pad=1, first_step=0, steps=None) -> None:
@@ -88,8 +93,11 @@ def _check_batches(batch_size, augment="none", pad=1, first_step=0, steps=None) 
     ):
         if value is not None and value < least:
             raise ValueError(f"{name} must be at least {least}; received {name}={value}")
-    if augment not in ("none", "flip", "crop_flip"):
-        raise ValueError(f"augment must be none, flip or crop_flip; received {augment!r}")
+    if augment not in get_args(Augment):
+        *others, last = get_args(Augment)
+        raise ValueError(
+            f"augment must be {', '.join(others)} or {last}; received augment={augment!r}"
+        )
 
 
 def _order(n: int, order_seed: tuple[int, int], epoch):
@@ -100,17 +108,21 @@ def _order(n: int, order_seed: tuple[int, int], epoch):
     return tf.argsort(keys, stable=True)
 
 
-def _read(split, rows, change):
+def _read(split, rows, augment: str = "none", pad: int = 0, key: int = 0):
     """Batches of the given (rows, epoch) elements."""
     import tensorflow as tf
 
+    windows = augment == "resized_crop_flip"
+    change = _augmentation(augment, pad, key)
     with tf.device("CPU:0"):
         labels, index = tf.constant(split.labels), tf.constant(split.index)
     read = split.reader()
 
     def element(rows, epoch):
         identity = tf.gather(index, rows)
-        images = change(read(rows), identity, epoch)
+        if windows:
+            noise = example_uniform(fold(fold(key, epoch), _WINDOWS), identity, (TRIALS, DRAWS))
+        images = change(read(rows, noise) if windows else read(rows), identity, epoch)
         if images.dtype == tf.uint8:
             images = tf.cast(images, tf.float32) / 255.0
         return {"image": images, "index": identity}, tf.gather(labels, rows)
@@ -118,7 +130,7 @@ def _read(split, rows, change):
     options = tf.data.Options()
     options.deterministic = True
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    calls = tf.data.AUTOTUNE if split.parallel else None
+    calls = tf.data.AUTOTUNE if split.parallel or windows else None
     return (
         rows.map(element, num_parallel_calls=calls).prefetch(tf.data.AUTOTUNE).with_options(options)
     )

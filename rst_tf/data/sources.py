@@ -1,5 +1,6 @@
 """Where images come from: each reader returns the parts that its source holds."""
 
+import dataclasses
 import zipfile
 import zlib
 from pathlib import Path
@@ -9,19 +10,27 @@ import numpy as np
 from rst_tf.data.checks import checked_images, checked_labels
 from rst_tf.data.dividing import VALIDATION, Parts, divide
 from rst_tf.data.folders import read_folder
-from rst_tf.data.splits import ArraySplit, Splits
-from rst_tf.data.tfds_source import read_tfds
+from rst_tf.data.splits import IN_MEMORY, ArraySplit, Splits
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
-def read(source: str, image_size: int | None = None) -> Parts:
-    """The parts of a source named as in `Data.source`."""
+def read(
+    source: str, image_size: int | None = None, center: float = 1.0, whole: bool = False
+) -> Parts:
+    """The parts of a source.
+
+    Args:
+        source: As in `Data`, and so is the following.
+        image_size: As in `Data`.
+        center: `Data.center_fraction`.
+        whole: Whether windows will be taken of whole images, before they are scaled.
+    """
     kind, _, path = source.partition(":")
     if kind == "folder" and path:
-        return read_folder(Path(path).expanduser(), image_size)
+        return read_folder(Path(path).expanduser(), image_size, center)
     if source != "sample" and not (kind == "npz" and path):
-        return parts_of(*read_tfds(source, image_size), where=f"{source}: ")
+        return _tfds(source, image_size, center, whole)
     if image_size is not None:
         raise ValueError(
             f"image_size applies to folders and TensorFlow Datasets, not to source={source!r}; "
@@ -112,6 +121,20 @@ def _counted(labels: np.ndarray, name: str) -> int:
             f"would never be seen: subtract {lowest}"
         )
     return highest + 1
+
+
+def _tfds(name: str, image_size: int | None, center: float, whole: bool) -> Parts:
+    """In memory, or as files where that would be too much or lose what windows are taken of."""
+    from rst_tf.data import tfds_files, tfds_source
+
+    builder = tfds_source.prepared(name, image_size)
+    names = tfds_source.class_names(builder)
+    scaled = whole and image_size is not None
+    if not scaled and tfds_source.bytes_of(builder, image_size) <= IN_MEMORY:
+        arrays = tfds_source.arrays_of(builder, image_size, center)
+        return parts_of(arrays, names, where=f"{name}: ")
+    parts = read_folder(tfds_files.files_of(builder, name), image_size, center)
+    return dataclasses.replace(parts, class_names=names)
 
 
 def _sample() -> Parts:

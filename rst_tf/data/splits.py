@@ -3,6 +3,7 @@
 import abc
 import functools
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from rst_tf.data.images import decoded, in_words
+from rst_tf.data.images import decoded, fitted, in_words, resized_crop
 from rst_tf.data.sampling import stratified
+
+IN_MEMORY = 2 * 2**30
+"""Bytes of pixels of one source that may be held in memory; larger ones are read in batches."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +49,11 @@ class Split(abc.ABC):
 
     @abc.abstractmethod
     def reader(self) -> Callable:
-        """A graph function from row numbers [B] to images as stored, [B, H, W, C]."""
+        """A graph function from row numbers [B] to images as stored, [B, H, W, C].
+
+        With noise [B, TRIALS, DRAWS] as a second argument it gives a random window of each image,
+        scaled to (H, W); see `images.random_window`.
+        """
 
     @abc.abstractmethod
     def digest(self, sha) -> None:
@@ -103,7 +111,19 @@ class ArraySplit(Split):
         """Gathers from a tensor on the host."""
         import tensorflow as tf
 
-        return lambda rows: tf.gather(self._tensor, rows)
+        window = tf.TensorSpec(self.shape, self.images.dtype)
+
+        def read(rows, noise=None):
+            images = tf.gather(self._tensor, rows)
+            if noise is None:
+                return images
+            return tf.map_fn(
+                lambda pair: resized_crop(*pair, self.shape[:2]),
+                (images, noise),
+                fn_output_signature=window,
+            )
+
+        return read
 
     def digest(self, sha):
         """Shape and every byte."""
@@ -120,12 +140,15 @@ class FileSplit(Split):
         names: Paths of the images below `root`.
         size: (H, W, C) of one image.
         fit: Whether files are scaled to that size; else they have it.
+        center: Where files are scaled: side of the central square that is taken, as a fraction of
+            the shorter side.
     """
 
     root: Path
     names: tuple[str, ...]
     size: tuple[int, int, int]
     fit: bool
+    center: float = 1.0
 
     parallel: ClassVar[bool] = True
 
@@ -140,9 +163,15 @@ class FileSplit(Split):
         return replace(self, labels=self.labels[rows], index=self.index[rows], names=names)
 
     def pixels(self):
-        """All images, read into memory; ValueError if a file is damaged."""
+        """All images, read into memory; ValueError if a file is damaged or they are too large."""
         import tensorflow as tf
 
+        size = len(self) * math.prod(self.size)
+        if size > IN_MEMORY:
+            raise ValueError(
+                f"{len(self):,} images of {self.root} would take {size / 2**30:.1f} GiB of memory, "
+                f"above {IN_MEMORY / 2**30:.1f}: read them in batches, or give a limit"
+            )
         rows = tf.data.Dataset.range(len(self)).batch(64)
         images = rows.map(self.reader(), tf.data.AUTOTUNE).as_numpy_iterator()
         try:
@@ -158,18 +187,30 @@ class FileSplit(Split):
             paths = tf.constant([str(self.root / name) for name in self.names])
         image = tf.TensorSpec(self.size, tf.uint8)
 
-        def read(rows):
-            return tf.map_fn(
-                lambda path: decoded(path, self.size, self.fit),
-                tf.gather(paths, rows),
-                fn_output_signature=image,
-            )
+        def fit(file):
+            return fitted(file, self.size[0], self.center) if self.fit else file
+
+        def read(rows, noise=None):
+            names = tf.gather(paths, rows)
+            if noise is None:
+                return tf.map_fn(
+                    lambda path: decoded(path, self.size, fit), names, fn_output_signature=image
+                )
+
+            def window(pair):
+                path, draws = pair
+                crop = functools.partial(resized_crop, noise=draws, size=self.size[:2])
+                return decoded(path, self.size, crop)
+
+            return tf.map_fn(window, (names, noise), fn_output_signature=image)
 
         return read
 
     def digest(self, sha):
         """Names and file sizes: reading every file would take as long as an epoch."""
         sha.update(f"{self.size}".encode())
+        if self.center != 1:
+            sha.update(f"{self.center}".encode())
         for name in self.names:
             sha.update(f"{name}/{(self.root / name).stat().st_size}/".encode())
 

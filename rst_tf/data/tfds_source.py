@@ -2,19 +2,22 @@
 
 import difflib
 import logging
+import math
 import textwrap
 
 import numpy as np
 
 from rst_tf.data.images import fitted
 
-_ROLES = {"train": "train", "validation": "valid", "test": "test"}
+ROLES = {"train": "train", "validation": "valid", "test": "test"}
+"""What each part of a set is for."""
 
 
-def read_tfds(name: str, image_size: int | None) -> tuple[dict, tuple[str, ...]]:
-    """`{"train": (x, y), "valid": ..., "test": ...}` as far as the set has them, and class names.
+def prepared(name: str, image_size: int | None):
+    """The builder of a set that is on this machine, downloaded if it was not.
 
-    Where it has no part named test, its validation part is the test part.
+    Raises:
+        ValueError: There is no such set, it is of another kind, or it cannot be had.
     """
     import tensorflow_datasets as tfds
 
@@ -30,19 +33,47 @@ def read_tfds(name: str, image_size: int | None) -> tuple[dict, tuple[str, ...]]
     if image_size is None and None in shape:
         raise ValueError(f"image_size is needed: images of {name!r} have several sizes {shape}")
     _prepare(builder, name)
-    parts = {
-        role: _arrays(builder, part, image_size)
-        for part, role in _ROLES.items()
-        if part in builder.info.splits
-    }
-    if "train" not in parts:
+    if "train" not in builder.info.splits:
         raise ValueError(
             f"source {name!r} must have a part named train; "
             f"received {', '.join(builder.info.splits)}"
         )
+    return builder
+
+
+def keys_of(builder) -> tuple[str, str]:
+    """The names of the features that are image and label."""
+    return builder.info.supervised_keys[:2]
+
+
+def class_names(builder) -> tuple[str, ...]:
+    """One name per class, in the order of the labels."""
+    return tuple(builder.info.features[keys_of(builder)[1]].names)
+
+
+def bytes_of(builder, image_size: int | None) -> int:
+    """What the pixels of all parts that are used would take in memory."""
+    height, width, channels = builder.info.features[keys_of(builder)[0]].shape
+    if image_size is not None:
+        height = width = image_size
+    splits = builder.info.splits
+    number = sum(splits[part].num_examples for part in ROLES if part in splits)
+    return number * math.prod((height, width, channels))
+
+
+def arrays_of(builder, image_size: int | None, center: float) -> dict:
+    """`{"train": (x, y), "valid": ..., "test": ...}` as far as the set has them.
+
+    Where it has no part named test, its validation part is the test part.
+    """
+    parts = {
+        role: _arrays(builder, part, image_size, center)
+        for part, role in ROLES.items()
+        if part in builder.info.splits
+    }
     if "test" not in parts and "valid" in parts:
         parts["test"] = parts.pop("valid")
-    return parts, tuple(features[supervised[1]].names)
+    return parts
 
 
 def _builder(name: str):
@@ -88,11 +119,11 @@ def _prepare(builder, name: str) -> None:
         retries.setLevel(level)
 
 
-def _arrays(builder, part: str, image_size: int | None) -> tuple[np.ndarray, np.ndarray]:
+def _arrays(builder, part: str, image_size: int | None, center: float):
     import tensorflow_datasets as tfds
 
     examples = builder.as_dataset(split=part, as_supervised=True, shuffle_files=False)
     if image_size is not None:
-        examples = examples.map(lambda image, label: (fitted(image, image_size), label))
+        examples = examples.map(lambda image, label: (fitted(image, image_size, center), label))
     pieces = list(tfds.as_numpy(examples.batch(1024)))
     return tuple(np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
