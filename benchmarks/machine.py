@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import pathlib
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -14,10 +15,19 @@ PRODUCT = (60, 784, 300)
 
 
 class Turn(NamedTuple):
-    """One turn of one program: milliseconds per step, and of the lone product, best of 20."""
+    """One turn of one program.
+
+    Attributes:
+        step_ms: Milliseconds per step.
+        product_ms: Milliseconds of the lone operation that measures the machine, best of 20.
+        peak_mb: The most memory that the process ever held.
+        notes: What else the program has to say.
+    """
 
     step_ms: float
     product_ms: float
+    peak_mb: float
+    notes: dict[str, float]
 
 
 class Turns:
@@ -25,7 +35,7 @@ class Turns:
 
     Args:
         pipe: To the process that gives the turns.
-        product: Runs the lone product once, in the program's own framework.
+        product: Runs the lone operation once, in the program's own framework.
     """
 
     def __init__(self, pipe, product: Callable[[], None]):
@@ -35,9 +45,10 @@ class Turns:
         """Waits for the turn."""
         self._pipe.recv()
 
-    def end(self, step_ms: float) -> None:
-        """Reports a turn, after the product was run 20 times."""
-        self._pipe.send(Turn(step_ms, best_ms(self._product)))
+    def end(self, step_ms: float, **notes: float) -> None:
+        """Reports a turn, after the lone operation was run 20 times."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        self._pipe.send(Turn(step_ms, best_ms(self._product), peak, notes))
 
 
 def best_ms(work: Callable[[], object], repeats: int = 20) -> float:
