@@ -72,7 +72,7 @@ class WideResNet(PreActivation):
     """
 
     depth: int = 34
-    widen: float = 10
+    widen: float = 10.0
 
     halvings: ClassVar[int] = 2
 
