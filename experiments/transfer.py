@@ -84,6 +84,8 @@ class TransferAndSwitch(Experiment):
         tickets = [Ticket.load(file) for file in files]
         held, network = _set_of(tickets, self.tickets)
         _check_images(network, splits)
+        for source, file in zip(self.tickets, files, strict=True):
+            _tell_of_other_data(source, file.parent.parent / "config.json", splits.fingerprint)
         claimed = Workdir(workdir, to_dict(self), {**dataset, "tickets": digests})
         with contextlib.closing(claimed):
             found = _Measured(self, claimed.path, held, tickets, network, test).found()
@@ -233,6 +235,17 @@ def _check_images(network, splits) -> None:
         )
 
 
+def _tell_of_other_data(source: str, config: Path, fingerprint: str) -> None:
+    """A line where the run that a ticket is from had other images, if that can be told."""
+    try:
+        found = json.loads(config.read_text())
+        there, name = found["dataset"]["fingerprint"], found["experiment"]["data"]["source"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return
+    if there != fingerprint:
+        print(f"ticket {source} is from a run on other images: --data={name}", file=sys.stderr)
+
+
 def _check_probabilities(probabilities: Sequence[float], tickets: int) -> None:
     total = abs(sum(probabilities) - 1)
     if len(probabilities) != tickets or min(probabilities) < 0 or not total < 1e-6:
@@ -304,8 +317,9 @@ def _tables(report: Mapping[str, Any]) -> str:
         columns = [Column("", "crafted on", tuple(labels))]
         for label, values in zip(labels, np.transpose(matrix["robust_accuracy"]), strict=True):
             cells = tuple(percent(100 * value) for value in values)
-            columns.append(Column("tested on: density (%)", label, cells))
-        note = f"{_title(matrix)}. Robust accuracy (%), {report['attack']}, {report['n']:,} images."
+            columns.append(Column("tested on", label, cells))
+        what = f"robust accuracy (%) by density (%), {report['attack']}, {report['n']:,} images"
+        note = f"{_title(matrix)}: {what}."
         tables.append(text(columns, [note]))
     lines = report["switch"]
     shown = [_ATTACKERS[line["attacker"]].format(**line) for line in lines]

@@ -293,9 +293,21 @@ def test_a_run_goes_on_where_it_stopped_and_ends_with_the_same_bytes(
 def test_the_table_names_rows_columns_and_attackers(finished, sources, capsys):
     experiment(sources).run(finished)
     shown = capsys.readouterr().out
-    for text in ("crafted", "tested on: density (%)", "20", "80", "All steps", "knows the draw"):
+    for text in ("crafted", "tested on", "20", "80", "All steps", "knows the draw"):
         assert text in shown
     assert str(finished / "transfer.png") in shown
+
+
+def test_tells_of_tickets_from_a_run_on_other_images(finished, sources, capsys):
+    config = sources / "seed3_2/config.json"
+    fingerprint = experiment(sources).data.load().fingerprint
+    for found, told in ((fingerprint, False), ("0", True)):
+        run = {"dataset": {"fingerprint": found}, "experiment": {"data": {"source": "mnist"}}}
+        config.write_text(json.dumps(run))
+        experiment(sources).run(finished)
+        line = f"ticket {sources / 'seed3_2'} is from a run on other images: --data=mnist"
+        assert (line in capsys.readouterr().err) == told
+    config.unlink()
 
 
 def test_an_attack_without_early_stop_gives_one_matrix(sources, tmp_path):
