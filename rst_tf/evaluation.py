@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 
 from rst_tf.attacks.attack import Attack, logits_of
+from rst_tf.data import Split, evaluation_batches
+from rst_tf.data.images import in_words
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,31 +66,32 @@ class Evaluator:
 
         self._measure = measure
 
-    def __call__(self, x, y, index=None) -> Evaluation:
+    def __call__(self, x, y=None, index=None) -> Evaluation:
         """Evaluates.
 
         Args:
-            x: Images [n, ...] in [0, 1].
+            x: Images [n, ...] in [0, 1]; or a `Split`, which brings labels and identities along
+                and is read batch by batch.
             y: Integer labels [n].
             index: Identities of the examples, [n]; 0..n-1 if not given.
 
         Raises:
             ValueError: Images outside [0, 1], labels out of range or not integers, lengths that
-                differ, no images, or logits or adversarial images that are not finite.
+                differ, no images, or logits or adversarial images that are not finite; or labels
+                beside a split.
         """
-        x, y = np.asarray(x, np.float32), np.asarray(y)
-        check_batch(x, y)
-        index = np.arange(len(x)) if index is None else np.asarray(index)
-        parts = []
-        for first in range(0, len(x), self.batch_size):
-            batch = slice(first, first + self.batch_size)
-            n = len(x[batch])
-            whole = [filled(a[batch], self.batch_size) for a in (x, y.astype(np.int32), index)]
-            parts.append([np.asarray(t)[:n] for t in self._measure(*whole)])
+        if isinstance(x, Split) and (y is not None or index is not None):
+            raise ValueError("y and index are the split's own; received them beside a split")
+        size = self.batch_size
+        parts, highest = [], -1
+        for batch in _read(x, size) if isinstance(x, Split) else _slices(x, y, index, size):
+            found = self._measure(*(filled(a, size) for a in batch))
+            parts.append([np.asarray(t)[: len(batch[1])] for t in found])
+            highest = max(highest, batch[1].max())
         loss, correct, robust_loss, robust = (np.concatenate(p) for p in zip(*parts, strict=True))
-        if y.max() >= self._classes:
+        if highest >= self._classes:
             raise ValueError(
-                f"y must be labels below {self._classes}, the number of logits; received {y.max()}"
+                f"y must be labels below {self._classes}, the number of logits; received {highest}"
             )
         check_finite(loss, "logits are not finite for {} images")
         if self.attack is None:
@@ -132,6 +135,27 @@ def check_finite(losses: np.ndarray, message: str) -> None:
     wrong = int((~np.isfinite(losses)).sum())
     if wrong:
         raise ValueError(message.format(wrong))
+
+
+def _slices(x, y, index, size: int):
+    """Batches of (images, labels, identities) of arrays."""
+    x, y = np.asarray(x, np.float32), np.asarray(y)
+    check_batch(x, y)
+    index = np.arange(len(x)) if index is None else np.asarray(index)
+    for first in range(0, len(x), size):
+        yield [a[first : first + size] for a in (x, y.astype(np.int32), index)]
+
+
+def _read(split: Split, size: int):
+    """Batches of (images, labels, identities) of a split."""
+    import tensorflow as tf
+
+    try:
+        for images, labels in evaluation_batches(split, size).as_numpy_iterator():
+            check_batch(images["image"], labels)
+            yield [images["image"], labels, images["index"]]
+    except tf.errors.InvalidArgumentError as error:  # a damaged image, for one
+        raise in_words(error) or error from error
 
 
 def filled(batch: np.ndarray, size: int) -> np.ndarray:

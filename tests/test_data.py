@@ -24,6 +24,7 @@ from rst_tf.data import (
 from rst_tf.data.channels import CHANNELS
 from rst_tf.data.images import DRAWS, TRIALS, fitted, in_words, random_window, resized_crop
 from rst_tf.data.pipeline import _order
+from rst_tf.evaluation import Evaluator
 
 
 def pictures(n, shape, classes, seed=0):
@@ -715,6 +716,8 @@ def test_a_damaged_image_is_named(fit, tmp_path):
     split = Data(f"folder:{tmp_path}", image_size=fit).load().train
     with pytest.raises(ValueError, match=r"^cannot read image file .*class_1/001.png: it is dam"):
         split.arrays()
+    with pytest.raises(ValueError, match=r"class_1/001.png: it is damaged"):
+        Evaluator(lambda x: x[:, 0, :3, 0])(split)
     with pytest.raises(tf.errors.InvalidArgumentError) as raised:
         numpy_list(evaluation_batches(split, 16))
     assert str(in_words(raised.value)).startswith(f"cannot read image file {tmp_path}")

@@ -1,3 +1,5 @@
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ import tensorflow as tf
 from networks import easy_data, small
 
 from rst_tf import FGSM, PGD, accuracy, evaluate, robust_accuracy
+from rst_tf.data import from_arrays
 from rst_tf.evaluation import Evaluator
 
 X, Y = easy_data(70)
@@ -43,6 +46,16 @@ def test_order_does_not_change_the_result_where_the_index_goes_along():
     shuffled = evaluator(X[order], Y[order], order)
     np.testing.assert_array_equal(shuffled.robust, straight.robust[order])
     np.testing.assert_allclose(shuffled.robust_loss, straight.robust_loss[order], rtol=1e-4)
+
+
+def test_a_split_is_evaluated_as_its_arrays_are():
+    split = from_arrays(X, Y, X[::2], Y[::2]).test
+    evaluator = Evaluator(NETWORK, PGD(0.1, steps=2), batch_size=16)
+    found, expected = evaluator(split), evaluator(*split.arrays(), split.index)
+    for field in dataclasses.fields(found):
+        np.testing.assert_array_equal(getattr(found, field.name), getattr(expected, field.name))
+    with pytest.raises(ValueError, match="received them beside a split"):
+        evaluator(split, Y)
 
 
 def test_robust_accuracy_falls_with_epsilon():
