@@ -21,6 +21,7 @@ from rst_tf.switch_evaluation import SwitchAttacker, SwitchRobustness
 from rst_tf.ticket_set import TicketSet
 
 every_network = pytest.mark.parametrize("name", BUILDERS)
+two_networks = pytest.mark.parametrize("name", ["mlp", "conv"])
 either = pytest.mark.parametrize("per", ["batch", "example"])
 WEIGHTED = (0.0, 0.25, 0.75)
 
@@ -52,7 +53,7 @@ def test_a_ticket_in_the_set_is_the_network_of_its_own(name):
     assert held.densities == tuple(t.density for t in TICKETS[name]) and len(held) == 3
 
 
-@every_network
+@two_networks
 @either
 @pytest.mark.parametrize("compiled", [False, True])
 def test_answers_by_tickets_and_all_of_them(name, per, compiled):
@@ -102,7 +103,7 @@ def test_a_ticket_of_probability_one_is_always_drawn(certain):
         np.testing.assert_allclose(one(X), logits("conv")[certain], atol=1e-5)
 
 
-@every_network
+@two_networks
 @either
 def test_gradients_are_those_of_the_tickets_that_were_drawn(name, per):
     one = switch(name, per=per, seed=4)
@@ -127,7 +128,7 @@ LOSSES = {
 }
 
 
-@every_network
+@two_networks
 @pytest.mark.parametrize("probabilities", [None, WEIGHTED])
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_averages_gradient_is_the_average_of_the_gradients(name, probabilities, loss):
@@ -170,7 +171,7 @@ def test_the_average_of_one_ticket_is_attacked_as_the_ticket(attack):
     np.testing.assert_allclose(found, ATTACKS[attack](OWN["conv"][1], X, Y), atol=1e-4)
 
 
-@every_network
+@two_networks
 def test_an_attack_on_the_average_raises_the_mean_loss_more_than_one_on_any_ticket(name):
     one, attack = switch(name), PGD(0.1, steps=10)
 
@@ -181,7 +182,7 @@ def test_an_attack_on_the_average_raises_the_mean_loss_more_than_one_on_any_tick
     assert adaptive > max(mean_loss(attack(net, X, Y)) for net in OWN[name]) + 0.01
 
 
-@every_network
+@two_networks
 def test_an_attacker_who_knows_the_draw_gets_the_tickets_own_network(name):
     attack, one = PGD(0.1, steps=3), switch(name)
     for ticket, net in enumerate(OWN[name]):
@@ -199,7 +200,7 @@ def test_compiles_with_xla(part):
     assert 0.05 < np.abs(x_adv - X).max() < 0.1001
 
 
-@every_network
+@two_networks
 @either
 def test_keras_predicts_with_it_and_evaluators_take_it(name, per):
     one = switch(name, per=per)
@@ -275,7 +276,7 @@ def test_the_exact_expectations_are_the_matrix_times_the_probabilities(name, pro
     assert found.interval is None
 
 
-@pytest.mark.parametrize("name", ["mlp", "conv"])
+@two_networks
 @either
 def test_repeated_trials_of_the_switch_meet_the_expectation(name, per):
     one = switch(name, per=per, probabilities=(0.5, 0.2, 0.3), seed=1)
