@@ -133,11 +133,9 @@ class _Measured:
     """The stages of a run: each is measured once, and then lies in a file."""
 
     def __init__(self, settings: TransferAndSwitch, folder: Path, held, tickets, network, test):
-        from rst_tf.data.splits import unit_range
-
         self.settings, self.folder = settings, folder / _STAGES
         self.held, self.tickets, self.network = held, tickets, network
-        self.images = unit_range(test.pixels()), test.labels, test.index
+        self.test = test
 
     def found(self) -> dict[bool, Any]:
         """`SwitchRobustness` by early stop; what does not depend on it is in both."""
@@ -159,13 +157,14 @@ class _Measured:
         if early_stop:
             attack = dataclasses.replace(attack, early_stop=True)
         transfer = Transfer(self.held, attack, seed=settings.seed, batch_size=settings.batch_size)
-        x, y, index = self.images
         name = "early_stop" if early_stop else "crafted"
         rows = [
-            self._stage(f"{name}_{t:02d}", lambda t=t: transfer.row(t, x, y, index))
+            self._stage(f"{name}_{t:02d}", lambda t=t: transfer.row(t, self.test))
             for t in range(len(self.held))
         ]
-        return TransferMatrix(np.stack(rows), self._stage("clean", lambda: transfer.correct(x, y)))
+        return TransferMatrix(
+            np.stack(rows), self._stage("clean", lambda: transfer.correct(self.test))
+        )
 
     def _switch(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         from rst_tf.random import subseed
@@ -185,9 +184,9 @@ class _Measured:
 
         def once(repetition):
             switch.reset(subseed(settings.seed, "switch", repetition)[0])
-            return attacker.once(repetition, *self.images)
+            return attacker.once(repetition, self.test)
 
-        averaged = self._stage("adaptive", lambda: attacker.averaged(*self.images))
+        averaged = self._stage("adaptive", lambda: attacker.averaged(self.test))
         repeated = [
             self._stage(f"repetition_{r:03d}", lambda r=r: once(r))
             for r in range(settings.repetitions)

@@ -80,11 +80,9 @@ class Evaluator:
                 differ, no images, or logits or adversarial images that are not finite; or labels
                 beside a split.
         """
-        if isinstance(x, Split) and (y is not None or index is not None):
-            raise ValueError("y and index are the split's own; received them beside a split")
         size = self.batch_size
         parts, highest = [], -1
-        for batch in _read(x, size) if isinstance(x, Split) else _slices(x, y, index, size):
+        for batch in batches_of(x, y, index, size):
             found = self._measure(*(filled(a, size) for a in batch))
             parts.append([np.asarray(t)[: len(batch[1])] for t in found])
             highest = max(highest, batch[1].max())
@@ -135,6 +133,19 @@ def check_finite(losses: np.ndarray, message: str) -> None:
     wrong = int((~np.isfinite(losses)).sum())
     if wrong:
         raise ValueError(message.format(wrong))
+
+
+def batches_of(x, y, index, size: int):
+    """Batches of (images, labels, identities) of arrays, or of a `Split`, which has all three.
+
+    Raises:
+        ValueError: What they hold is not images and labels; or labels beside a split.
+    """
+    if not isinstance(x, Split):
+        return _slices(x, y, index, size)
+    if y is not None or index is not None:
+        raise ValueError("y and index are the split's own; received them beside a split")
+    return _read(x, size)
 
 
 def _slices(x, y, index, size: int):

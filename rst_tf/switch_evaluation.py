@@ -10,7 +10,7 @@ from rst_tf.analysis.estimates import Interval, student
 from rst_tf.attacks.attack import Attack, Inference
 from rst_tf.evaluation import check_finite, judged
 from rst_tf.switch import Switch
-from rst_tf.transfer import Transfer, TransferMatrix, batches_of
+from rst_tf.transfer import Transfer, TransferMatrix, filled_batches
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,6 +83,7 @@ class SwitchAttacker:
         self.batch_size, self.seed = batch_size, seed
         self._message = f"{attack} gave images or logits that are not finite for {{}} images"
         tickets, measured = switch.tickets, (tf.float32, tf.bool)
+        self._classes = tickets.classes
 
         @tf.function(reduce_retracing=True)
         def averaged(x, y, index):
@@ -100,16 +101,16 @@ class SwitchAttacker:
 
         self._averaged, self._once = averaged, once
 
-    def averaged(self, x, y, index=None) -> np.ndarray:
+    def averaged(self, x, y=None, index=None) -> np.ndarray:
         """Images crafted on the mean loss of all tickets: right or not, bool [tickets, n]."""
         return self._measured(self._averaged, x, y, index)
 
-    def once(self, repetition: int, x, y, index=None) -> np.ndarray:
+    def once(self, repetition: int, x, y=None, index=None) -> np.ndarray:
         """Images crafted on tickets the attacker draws, answered by the switch: bool [n].
 
         Args:
             repetition: Number of the repetition; each has draws and starts of its own.
-            x: Images [n, ...] in [0, 1].
+            x: Images [n, ...] in [0, 1]; or a `Split`, which brings labels and identities along.
             y: Integer labels [n].
             index: Identities of the examples, [n]; 0..n-1 if not given.
         """
@@ -118,7 +119,7 @@ class SwitchAttacker:
 
     def _measured(self, measure, x, y, index, *more) -> np.ndarray:
         parts = []
-        for batch, n in batches_of(x, y, index, self.batch_size):
+        for batch, n in filled_batches(x, y, index, self.batch_size, self._classes):
             loss, right = (t.numpy()[..., :n] for t in measure(*batch, *more))
             check_finite(loss.reshape(-1, n).max(0), self._message)
             parts.append(right)

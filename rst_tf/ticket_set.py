@@ -54,6 +54,11 @@ class TicketSet:
         return len(self.densities)
 
     @property
+    def classes(self) -> int:
+        """Number of logits."""
+        return self.network.output_shape[-1]
+
+    @property
     def bytes_per_ticket(self) -> int:
         """Memory that a further ticket takes."""
         held = [values for _, values in (*self._masks, *self._leftovers)]
@@ -81,23 +86,21 @@ class TicketSet:
         """
 
         def logits(x):
-            classes = self.network.output_shape[-1]
-
             def answer(ticket, found):
                 rows = tf.where(drawn == ticket)
                 part = tf.gather_nd(x, rows)
                 answers = tf.cond(
                     tf.size(rows) > 0,
                     lambda: self.one(ticket)(part),
-                    lambda: tf.zeros((0, classes), self._dtype),
+                    lambda: tf.zeros((0, self.classes), self._dtype),
                 )
                 return ticket + 1, tf.tensor_scatter_nd_update(found, rows, answers)
 
             _, found = tf.while_loop(
                 lambda ticket, _: ticket < len(self),
                 answer,
-                (tf.constant(0), tf.zeros((tf.shape(x)[0], classes), self._dtype)),
-                shape_invariants=(tf.TensorShape(()), tf.TensorShape((None, classes))),
+                (tf.constant(0), tf.zeros((tf.shape(x)[0], self.classes), self._dtype)),
+                shape_invariants=(tf.TensorShape(()), tf.TensorShape((None, self.classes))),
                 maximum_iterations=len(self),
             )
             return found

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from rst_tf.attacks.attack import Attack, Inference
-from rst_tf.evaluation import check_batch, check_finite, filled, judged
+from rst_tf.evaluation import batches_of, check_finite, filled, judged
 from rst_tf.ticket import Ticket
 from rst_tf.ticket_set import TicketSet
 
@@ -90,16 +90,16 @@ class Transfer:
 
         self._clean, self._attacked = clean, attacked
 
-    def correct(self, x, y) -> np.ndarray:
+    def correct(self, x, y=None) -> np.ndarray:
         """Which clean images every ticket classifies right, bool [tickets, n]."""
         return self._measured(self._clean, x, y, None, "logits are not finite for {} images")
 
-    def row(self, ticket: int, x, y, index=None) -> np.ndarray:
+    def row(self, ticket: int, x, y=None, index=None) -> np.ndarray:
         """Which images crafted on a ticket every ticket classifies right, bool [tickets, n].
 
         Args:
             ticket: Number of the one that the attack climbs.
-            x: Images [n, ...] in [0, 1].
+            x: Images [n, ...] in [0, 1]; or a `Split`, which brings labels and identities along.
             y: Integer labels [n].
             index: Identities of the examples, [n]; 0..n-1 if not given.
 
@@ -111,14 +111,14 @@ class Transfer:
         message = f"{self.attack} gave images or logits that are not finite for {{}} images"
         return self._measured(self._attacked, x, y, index, message, tf.constant(ticket))
 
-    def matrix(self, x, y) -> TransferMatrix:
+    def matrix(self, x, y=None) -> TransferMatrix:
         """Every ticket against every ticket."""
         rows = [self.row(ticket, x, y) for ticket in range(len(self.tickets))]
         return TransferMatrix(np.stack(rows), self.correct(x, y))
 
     def _measured(self, measure, x, y, index, message, *more) -> np.ndarray:
         parts = []
-        for batch, n in batches_of(x, y, index, self.batch_size):
+        for batch, n in filled_batches(x, y, index, self.batch_size, self.tickets.classes):
             loss, right = (t.numpy()[:, :n] for t in measure(*batch, *more))
             check_finite(loss.max(0), message)
             parts.append(right)
@@ -151,15 +151,15 @@ def transfer_matrix(
     return Transfer(held, attack, seed=seed, batch_size=batch_size).matrix(x, y)
 
 
-def batches_of(x, y, index, size: int):
+def filled_batches(x, y, index, size: int, classes: int):
     """Images, labels and identities in batches of one size, and how many of each are real."""
-    x, y = np.asarray(x, np.float32), np.asarray(y)
-    check_batch(x, y)
-    index = np.arange(len(x)) if index is None else np.asarray(index)
-    for first in range(0, len(x), size):
-        batch = slice(first, first + size)
-        parts = (x[batch], y[batch].astype(np.int32), index[batch])
-        yield [tf.constant(filled(part, size)) for part in parts], len(x[batch])
+    for batch in batches_of(x, y, index, size):
+        highest = batch[1].max()
+        if highest >= classes:
+            raise ValueError(
+                f"y must be labels below {classes}, the number of logits; received {highest}"
+            )
+        yield [tf.constant(filled(part, size)) for part in batch], len(batch[1])
 
 
 def probabilities_of(probabilities: Sequence[float] | None, tickets: int) -> np.ndarray:

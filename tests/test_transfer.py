@@ -166,6 +166,10 @@ REFUSED = {
         lambda: transfer_matrix(network("mlp", 4), TICKETS["mlp"], X, Y, FGSM(0.1)),
         r"tickets\[0\] does not fit: its weights differ",
     ),
+    "labels": (
+        lambda: transfer_matrix(NETWORKS["mlp"], TICKETS["mlp"], X, Y + 1, FGSM(0.1)),
+        "y must be labels below 4, the number of logits; received 4",
+    ),
     "probabilities": (lambda: FOUND.expected((0.5, 0.5)), "probabilities must be 3 numbers"),
     "nan": (lambda: matrix("mlp", Broken(0.1)), "images or logits that are not finite for 40"),
 }
