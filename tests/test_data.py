@@ -55,7 +55,14 @@ def write_folder(path, parts=("train", "test"), sizes=((8, 6),), suffixes=("png"
 class FakeBuilder:
     """The part of a TFDS builder that is used, over arrays in memory."""
 
-    def __init__(self, shape=(8, 6, 3), parts=("train", "test"), label=None, folder="some/folder"):
+    def __init__(
+        self,
+        shape=(8, 6, 3),
+        parts=("train", "test"),
+        label=None,
+        folder="some/folder",
+        unlabelled=None,
+    ):
         import tensorflow_datasets as tfds
 
         self.arrays = {p: pictures(103, [s or 9 for s in shape], 3, k) for k, p in enumerate(parts)}
@@ -67,7 +74,7 @@ class FakeBuilder:
         counted = type("Split", (), {"num_examples": 103})
         self.info.splits = dict.fromkeys(parts, counted)
         self.info.download_size, self.info.dataset_size = "11.06 MiB", "9.6 MiB"
-        self.data_dir = folder
+        self.data_dir, self.unlabelled = folder, unlabelled
         self.prepared = False
 
     def is_prepared(self):
@@ -79,6 +86,7 @@ class FakeBuilder:
     def as_dataset(self, *, split, as_supervised, shuffle_files, decoders=None):
         assert self.prepared and as_supervised and not shuffle_files
         x, y = self.arrays[split]
+        y = -np.ones_like(y) if split == self.unlabelled else y
         examples = tf.data.Dataset.from_tensor_slices((x, y.astype(np.int64)))
         if decoders:
             assert list(decoders) == ["image"]
@@ -655,7 +663,7 @@ def test_a_large_tfds_set_is_written_once_as_files_of_its_own_bytes(monkeypatch,
     files = sorted((tmp_path / "2_files").rglob("*.png"))
     held = FakeBuilder(**options)
     for label, number in ((0, 3), (2, 101)):
-        file = tmp_path / "2_files" / "val" / f"{label:05d}" / f"{number:08d}.png"
+        file = tmp_path / "2_files" / "test" / f"{label:05d}" / f"{number:08d}.png"
         assert held.arrays["validation"][1][number] == label
         assert np.array_equal(np.asarray(Image.open(file)), held.arrays["validation"][0][number])
     (tmp_path / "2_files" / "finished").unlink()  # as if it had been stopped
@@ -665,6 +673,25 @@ def test_a_large_tfds_set_is_written_once_as_files_of_its_own_bytes(monkeypatch,
     assert all(file.stat().st_mtime_ns == times[file] for file in times)
     monkeypatch.setattr(FakeBuilder, "as_dataset", None)  # what is finished is not asked for again
     assert data.load().fingerprint == loaded.fingerprint
+
+
+@pytest.mark.parametrize("limit", [1, 2**31])
+def test_a_test_part_without_labels_leaves_the_validation_part_to_be_it(
+    limit, monkeypatch, tmp_path
+):
+    parts_there = ("train", "validation", "test")
+    fake_tfds(monkeypatch, parts=parts_there, folder=tmp_path / "4", unlabelled="test")
+    monkeypatch.setattr(sources, "IN_MEMORY", limit)
+    loaded = Data("pets").load()
+    assert [len(split) for split in parts(loaded)] == [93, 10, 103]
+    expected = np.bincount(FakeBuilder(parts=parts_there).arrays["validation"][1])
+    assert np.array_equal(np.bincount(loaded.test.labels), expected)
+
+
+def test_the_sets_of_the_papers_are_known_by_name():
+    import tensorflow_datasets as tfds
+
+    assert set(CHANNELS) <= set(tfds.list_builders(with_community_datasets=False))
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(monkeypatch, tmp_path):

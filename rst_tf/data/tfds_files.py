@@ -4,7 +4,7 @@ import logging
 import os
 from pathlib import Path
 
-from rst_tf.data.tfds_source import ROLES, keys_of
+from rst_tf.data.tfds_source import encoded, keys_of, roles_of
 
 _FOLDERS = {"train": "train", "valid": "val", "test": "test"}
 _SUFFIXES = {b"\xff\xd8": "jpg", b"\x89P": "png", b"GI": "gif", b"BM": "bmp"}
@@ -21,14 +21,14 @@ def files_of(builder, name: str) -> Path:
         name: What messages call the set.
 
     Raises:
-        ValueError: An image has no label, or the files cannot be written.
+        ValueError: The files cannot be written.
     """
     prepared = Path(builder.data_dir)
     folder = prepared.with_name(f"{prepared.name}_files")
     finished = folder / "finished"
     if not finished.is_file():
-        parts = [part for part in ROLES if part in builder.info.splits]
-        number = sum(builder.info.splits[part].num_examples for part in parts)
+        roles = roles_of(builder)
+        number = sum(builder.info.splits[part].num_examples for part in roles)
         logging.getLogger(__name__).warning(
             "%s: writing %s images (%s) as files to %s, once",
             name,
@@ -37,8 +37,8 @@ def files_of(builder, name: str) -> Path:
             folder,
         )
         try:
-            for part in parts:
-                _write_part(builder, part, folder / _FOLDERS[ROLES[part]], name)
+            for part, role in roles.items():
+                _write_part(builder, part, folder / _FOLDERS[role])
             finished.write_text(f"{number}\n")
         except OSError as error:
             raise ValueError(
@@ -48,23 +48,12 @@ def files_of(builder, name: str) -> Path:
     return folder
 
 
-def _write_part(builder, part: str, folder: Path, name: str) -> None:
-    import tensorflow_datasets as tfds
-
-    image, label = keys_of(builder)
-    for number in range(builder.info.features[label].num_classes):
-        (folder / _class_folder(number)).mkdir(parents=True, exist_ok=True)
-    examples = builder.as_dataset(
-        split=part,
-        as_supervised=True,
-        shuffle_files=False,
-        decoders={image: tfds.decode.SkipDecoding()},
-    )
-    for number, (content, value) in enumerate(tfds.as_numpy(examples)):
-        if value < 0:
-            raise ValueError(f"part {part!r} of source {name!r} has images without a label")
+def _write_part(builder, part: str, folder: Path) -> None:
+    for label in range(builder.info.features[keys_of(builder)[1]].num_classes):
+        (folder / _class_folder(label)).mkdir(parents=True, exist_ok=True)
+    for number, (content, label) in enumerate(encoded(builder, part).as_numpy_iterator()):
         suffix = _SUFFIXES.get(content[:2], "png")
-        _write_new(folder / _class_folder(value) / f"{number:08d}.{suffix}", content)
+        _write_new(folder / _class_folder(label) / f"{number:08d}.{suffix}", content)
 
 
 def _class_folder(label: int) -> str:

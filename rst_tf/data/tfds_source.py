@@ -9,8 +9,7 @@ import numpy as np
 
 from rst_tf.data.images import fitted
 
-ROLES = {"train": "train", "validation": "valid", "test": "test"}
-"""What each part of a set is for."""
+_ROLES = {"train": "train", "validation": "valid", "test": "test"}
 
 
 def prepared(name: str, image_size: int | None):
@@ -51,29 +50,49 @@ def class_names(builder) -> tuple[str, ...]:
     return tuple(builder.info.features[keys_of(builder)[1]].names)
 
 
+def roles_of(builder) -> dict[str, str]:
+    """What each labelled part of a prepared set is for: `{"train": "train", ...}`.
+
+    Where there is no labelled part named test (that of ImageNet has the label -1 throughout), the
+    validation part is the test part.
+    """
+    roles = {part: role for part, role in _ROLES.items() if part in builder.info.splits}
+    if "test" in roles and not _has_labels(builder, "test"):
+        del roles["test"]
+    if "test" not in roles and "validation" in roles:
+        roles["validation"] = "test"
+    return roles
+
+
+def encoded(builder, part: str):
+    """The images of a part as bytes of a file, with labels, in a fixed order."""
+    import tensorflow_datasets as tfds
+
+    return builder.as_dataset(
+        split=part,
+        as_supervised=True,
+        shuffle_files=False,
+        decoders={keys_of(builder)[0]: tfds.decode.SkipDecoding()},
+    )
+
+
+def _has_labels(builder, part: str) -> bool:
+    return all(int(label) >= 0 for _, label in encoded(builder, part).take(1))
+
+
 def bytes_of(builder, image_size: int | None) -> int:
     """What the pixels of all parts that are used would take in memory."""
     height, width, channels = builder.info.features[keys_of(builder)[0]].shape
     if image_size is not None:
         height = width = image_size
-    splits = builder.info.splits
-    number = sum(splits[part].num_examples for part in ROLES if part in splits)
+    number = sum(builder.info.splits[part].num_examples for part in roles_of(builder))
     return number * math.prod((height, width, channels))
 
 
 def arrays_of(builder, image_size: int | None, center: float) -> dict:
-    """`{"train": (x, y), "valid": ..., "test": ...}` as far as the set has them.
-
-    Where it has no part named test, its validation part is the test part.
-    """
-    parts = {
-        role: _arrays(builder, part, image_size, center)
-        for part, role in ROLES.items()
-        if part in builder.info.splits
-    }
-    if "test" not in parts and "valid" in parts:
-        parts["test"] = parts.pop("valid")
-    return parts
+    """`{"train": (x, y), "valid": ..., "test": ...}` as far as the set has them."""
+    roles = roles_of(builder)
+    return {role: _arrays(builder, part, image_size, center) for part, role in roles.items()}
 
 
 def _builder(name: str):
