@@ -126,20 +126,21 @@ def initialize(network, seed: int, kernel: str = "glorot_uniform") -> None:
     """
     from rst_tf.traversal import masked_kernels, walk
 
-    values = []
-    for position, masked in enumerate(masked_kernels(network)):
-        values.append((masked.kernel, draw_kernel(masked, seed, kernel, position)))
-        values.append(_score_or_mask(masked, Stream(seed, "scores", position)))
-    own = {id(v) for m in masked_kernels(network) for v in (m.kernel, m.mask, m.scores)}
+    kernels = masked_kernels(network)
+    own = {id(v) for m in kernels for v in (m.kernel, m.mask, m.scores)}
     owner = {id(v): layer for layer in walk(network) for v in layer.variables}
-    values += [
+    others = [
         (variable, _constant(variable, owner[id(variable)]))
         for variable in network.variables
         if id(variable) not in own and _is_weight(variable, owner[id(variable)])
     ]
-    for variable, value in values:
+    parsed(kernel)
+    for variable, value in others:
         variable.assign(value.astype(np.float32))
-    for masked in masked_kernels(network):
+    for position, masked in enumerate(kernels):
+        masked.kernel.assign(draw_kernel(masked, seed, kernel, position))
+        variable, value = _score_or_mask(masked, Stream(seed, "scores", position))
+        variable.assign(value.astype(np.float32))
         if masked.scores is not None:
             masked.refresh()
 

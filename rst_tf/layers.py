@@ -53,15 +53,20 @@ class MaskedVariable:
         """`kernel * mask`; in a search with the straight-through gradient to the scores."""
         if self.scores is None:
             return self.kernel * self.mask
-        return self.kernel * masks.straight_through(self.mask, self.scores)
+        return masks.straight_through(self.kernel, self.mask, self.scores)
 
-    def refresh(self, static: bool = True) -> None:
+    def refresh(self, static: bool = True):
         """In a search: forms the mask anew from the scores. Call it whenever they moved.
 
         Args:
             static: As in `masks.select_in_graph`; needed where XLA compiles the call.
+
+        Returns:
+            The new mask.
         """
-        self.mask.assign(masks.select_in_graph(self.scores.value, self.kept, static=static))
+        mask = masks.select_in_graph(self.scores.value, self.kept, static=static)
+        self.mask.assign(mask)
+        return mask
 
     def check(self) -> None:
         """Raises RuntimeError if the stored mask is not the one that the scores ask for."""

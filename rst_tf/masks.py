@@ -275,13 +275,31 @@ def _kth_largest(keys, k, bits: int):
     return tf.while_loop(lambda bit, _: bit >= 0, step, start, maximum_iterations=bits)[1]
 
 
-def straight_through(mask, scores):
-    """The mask's value with the gradient of |scores| (Ramanujan et al. 2020).
+def straight_through(kernel, mask, scores):
+    """`kernel * mask` with the gradient of `kernel * |scores|` (Ramanujan et al. 2020).
 
-    Multiplying a frozen kernel w by it gives dL/dscores = dL/dw_eff * w * sign(scores), for kept
-    and pruned weights alike.
+    dL/dscores = dL/dw_eff * w * sign(scores), for kept and pruned weights alike, summed over the
+    weights of a group; dL/dw = dL/dw_eff * mask.
+
+    Args:
+        kernel: Tensor of any shape.
+        mask: Tensor of 0 and 1 of that shape, or 1 along the axes of a group.
+        scores: Tensor of the mask's shape.
     """
     from keras import ops
 
-    size = ops.abs(scores)
-    return mask + (size - ops.stop_gradient(size))
+    spanned = [
+        axis for axis, (n, m) in enumerate(zip(kernel.shape, mask.shape, strict=True)) if m < n
+    ]
+
+    @ops.custom_gradient
+    def multiplied(kernel, mask, scores):
+        def gradient(upstream):
+            to_mask = upstream * kernel
+            if spanned:
+                to_mask = ops.sum(to_mask, axis=spanned, keepdims=True)
+            return upstream * mask, to_mask, to_mask * ops.sign(scores)
+
+        return kernel * mask, gradient
+
+    return multiplied(*(ops.convert_to_tensor(x) for x in (kernel, mask, scores)))

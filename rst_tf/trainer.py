@@ -155,7 +155,9 @@ class RobustTrainer(keras.Model):
         with tf.GradientTape() as tape:
             if carried:
                 tape.watch(x_adv)
-            outcome = self.objective.loss(self.network, images, x_adv, y)
+            with tf.control_dependencies([] if x_adv is None else [x_adv]):
+                # no kernel of this pass is formed while the attack still holds its own
+                outcome = self.objective.loss(self.network, images, x_adv, y)
             values = outcome.loss if weights is None else outcome.loss * weights
             loss = tf.reduce_sum(values) / tf.reduce_sum(shares)
             if self.network.losses:
@@ -168,10 +170,16 @@ class RobustTrainer(keras.Model):
         if carried:
             self.noise.assign(self.objective.moved(self.noise.value, gradients.pop()))
         keras_optimizers.step(self.optimizer, gradients, variables, self._masks)
+        self._refresh_masks()
+        return values, outcome, x_adv
+
+    def _refresh_masks(self) -> None:
+        """One after the other, so that what they need on the way is not needed for all at once."""
+        before: list = []
         for masked in self._masks:
             if masked.scores is not None:
-                masked.refresh(static=bool(self.jit_compile))
-        return values, outcome, x_adv
+                with tf.control_dependencies(before):
+                    before = [masked.refresh(static=bool(self.jit_compile))]
 
     def test_step(self, data):
         """Clean cross-entropy and accuracy; robust accuracy under the evaluation attack."""

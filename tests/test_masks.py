@@ -222,12 +222,19 @@ def test_every_criterion_is_pure_and_not_negative(name):
     assert not np.array_equal(other, masks.CRITERIA["random"](w, seed=1, layer=2))
 
 
-def test_straight_through_has_the_masks_value_and_the_sign_as_gradient():
-    s = tf.constant([0.5, -2.0, 0.0, 3.0])
-    mask = tf.constant([0.0, 1.0, 0.0, 1.0])
+@pytest.mark.parametrize("shape", [(4, 3), (1, 3), (4, 1)], ids=str)
+def test_straight_through_is_the_masked_kernel_with_the_gradient_of_the_scores_size(shape):
+    rng = np.random.default_rng(0)
+    w, upstream = (tf.constant(rng.normal(size=(4, 3)), tf.float32) for _ in range(2))
+    s = tf.constant(rng.normal(size=shape) * (rng.uniform(size=shape) > 0.2), tf.float32)
+    mask = tf.constant(rng.integers(0, 2, shape), tf.float32)
     with tf.GradientTape() as tape:
-        tape.watch(s)
-        out = masks.straight_through(mask, s)
-        loss = tf.reduce_sum(out * tf.constant([2.0, 3.0, 5.0, 7.0]))
-    np.testing.assert_array_equal(out, mask)
-    np.testing.assert_array_equal(tape.gradient(loss, s), [2.0, -3.0, 0.0, 7.0])
+        tape.watch((w, s))
+        out = masks.straight_through(w, mask, s)
+        loss = tf.reduce_sum(out * upstream)
+    of_weights, of_scores = tape.gradient(loss, (w, s))
+    np.testing.assert_array_equal(out, w * mask)
+    np.testing.assert_array_equal(of_weights, upstream * mask)
+    axes = [axis for axis in (0, 1) if shape[axis] == 1]
+    expected = np.sum(w * upstream, axis=tuple(axes), keepdims=True) if axes else w * upstream
+    np.testing.assert_allclose(of_scores, expected * np.sign(s), rtol=1e-6)
