@@ -62,6 +62,9 @@ class Options:
 
 def main(argv: list[str]) -> None:
     """Configures the experiment, runs it, writes its report."""
+    from experiments.experiment import Experiment
+
+    Experiment.read = staticmethod(lambda flags: configured([PROGRAM, *flags]).config)
     bound = configured(argv)
     for source in dict.fromkeys(bound.dropped.values()):
         unused = ", ".join(path for path, by in bound.dropped.items() if by == source)

@@ -1,6 +1,7 @@
 """Keeps what TensorFlow and converters print off the terminal; no log level of 2.21 does."""
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -42,3 +43,6 @@ def start_tensorflow() -> None:
         import tensorflow as tf
 
         tf.function(tf.negative, jit_compile=True)(tf.zeros(1))
+    for handler in logging.getLogger("tensorflow").handlers:  # made where stderr was swallowed
+        if isinstance(handler, logging.StreamHandler):
+            handler.stream = sys.stderr

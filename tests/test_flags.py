@@ -1233,6 +1233,7 @@ def test_help_of_every_experiment_loads_nothing_heavy(name):
 REQUIRED = {
     "export": ["--source=runs/x"],
     "import_published": ["--source=x"],
+    "tuning": ["--space=batch_size: 16..64"],
     "transfer": ["--tickets=runs/x,runs/y", "--attack=pgd", "--attack.epsilon=8/255"],
 }
 
