@@ -63,7 +63,7 @@ def dimensions(space: Sequence[str]) -> list[Dimension]:
         if paths.count(path) > 1:
             raise ValueError(f"space sets {path} twice; received {', '.join(space)}")
     if all(len(each.choices) == 1 for each in found):
-        raise ValueError(f"space has nothing to search; expected {_SYNTAX}; received {space!r}")
+        raise ValueError(f"space has nothing to search, as in {_SYNTAX}; received {space!r}")
     return found
 
 
@@ -75,15 +75,15 @@ def _dimension(text: str) -> Dimension:
         whole = all(re.fullmatch(r"[-+]?\d+", end) for end in match.groups()[1:])
         low, high = (int(end) if whole else _float(end) for end in match.groups()[1:])
         if not low < high:
-            raise ValueError(f"space: the range of {path} must ascend; received {text!r}")
+            raise ValueError(f"space has a range of {path} that does not ascend; received {text!r}")
         if match[1] and low <= 0:
-            raise ValueError(f"space: log needs a range above 0; received {text!r}")
+            raise ValueError(f"space needs a range above 0 for log; received {text!r}")
         return Dimension(path, low=low, high=high, log=bool(match[1]))
     is_range = (".." in values and "/" not in values) or values.startswith("log ")
     if not re.fullmatch(r"[\w.]+", path) or "" in choices or is_range:
-        raise ValueError(f"space: expected {_SYNTAX}; received {text!r}")
+        raise ValueError(f"space must say {_SYNTAX}; received {text!r}")
     if len(set(choices)) < len(choices):
-        raise ValueError(f"space: {path} has a value twice; received {text!r}")
+        raise ValueError(f"space gives {path} a value twice; received {text!r}")
     return Dimension(path, choices)
 
 

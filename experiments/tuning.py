@@ -69,7 +69,7 @@ class Tuning(Experiment):
         if self.seed < 0:
             raise ValueError(f"seed must be at least 0; received seed={self.seed!r}")
         if self.tuner == "hyperband" and "train_steps" in self._paths():
-            raise ValueError("space: train_steps is what tuner='hyperband' divides up; fix it")
+            raise ValueError("space may not set train_steps, which tuner='hyperband' divides up")
 
     def plan(self, trials: int = 1) -> str:
         """What one trial would take, and how many there are at most."""

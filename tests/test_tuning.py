@@ -78,14 +78,14 @@ def test_texts_of_a_space(text):
 
 
 MISSPELT = {
-    "no path": ([": 1|2"], "space: expected PATH: LOW..HIGH"),
-    "no values": (["x"], "space: expected PATH: LOW..HIGH"),
-    "an empty choice": (["x: 1|"], "space: expected PATH: LOW..HIGH"),
-    "a range of words": (["x: a..b"], "space: expected PATH: LOW..HIGH"),
-    "a log of choices": (["x: log 1|2"], "space: expected PATH: LOW..HIGH"),
-    "descending": (["x: 3..1"], "the range of x must ascend; received 'x: 3..1'"),
-    "a log of zero": (["x: log 0..1"], "log needs a range above 0; received"),
-    "a value twice": (["x: 1|1"], "space: x has a value twice"),
+    "no path": ([": 1|2"], "space must say PATH: LOW..HIGH"),
+    "no values": (["x"], "space must say PATH: LOW..HIGH"),
+    "an empty choice": (["x: 1|"], "space must say PATH: LOW..HIGH"),
+    "a range of words": (["x: a..b"], "space must say PATH: LOW..HIGH"),
+    "a log of choices": (["x: log 1|2"], "space must say PATH: LOW..HIGH"),
+    "descending": (["x: 3..1"], "a range of x that does not ascend; received 'x: 3..1'"),
+    "a log of zero": (["x: log 0..1"], "needs a range above 0 for log; received"),
+    "a value twice": (["x: 1|1"], "space gives x a value twice"),
     "a path twice": (["x: 1|2", "x: 3"], "space sets x twice"),
     "nothing to search": (["x: 1", "y: 2"], "space has nothing to search"),
     "nothing": ([], "space has nothing to search"),
@@ -319,7 +319,7 @@ WRONG = {
     "seed": ({"seed": -1, "space": (RATE,)}, "seed must be at least 0; received seed=-1"),
     "two lengths": (
         {"tuner": "hyperband", "space": (RATE, "train_steps: 1ep|2ep")},
-        "train_steps is what tuner='hyperband' divides up",
+        "may not set train_steps, which tuner='hyperband'",
     ),
 }
 

@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import shlex
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from rst_tf.analysis import runs
 from rst_tf.files import write_bytes
+from rst_tf.quiet import start_tensorflow
 from rst_tf.registry import from_dict, to_dict
 from rst_tf.ticket import Ticket
 from rst_tf.zoo.shelf import ENTRIES, Card, ZooEntry, load
@@ -117,10 +119,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--name", required=True, help="name of the entry")
     parser.add_argument("--round", type=int, help="round of the run; the last if not given")
     given = parser.parse_args(arguments)
+    start_tensorflow()
     print(add(given.workdir, given.name, round=given.round).card)
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         main(sys.argv[1:])
     except (ValueError, OSError) as error:
