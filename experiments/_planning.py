@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 
 from experiments._stepping import calls
 from experiments.training import STEPS_PER_CALL, Session
@@ -85,13 +86,13 @@ def _seconds_per_step(session: Session) -> tuple[float, int]:
 
 def _seconds_per_evaluation(session: Session) -> float:
     """Seconds of evaluating both splits, from one batch."""
-    size = session.evaluate.batch_size
-    batch = [part[:size] for part in session.evaluated["valid"]]
-    session.evaluate(*batch)
+    size, part = session.evaluate.batch_size, session.evaluated["valid"]
+    batch = part.select(np.arange(min(size, len(part))))
+    session.evaluate(batch)
     started = time.perf_counter()
-    session.evaluate(*batch)
+    session.evaluate(batch)
     each = (time.perf_counter() - started) / size
-    return each * sum(len(labels) for _, labels, _ in session.evaluated.values())
+    return each * sum(map(len, session.evaluated.values()))
 
 
 def _bytes(variables) -> int:

@@ -133,12 +133,12 @@ class Watch(keras.callbacks.Callback):
             self.session.save_ticket(f"round_{self.round:02d}_best")
 
     def _measure(self, split: str) -> dict[str, float | None]:
-        images, labels, index = self.session.evaluated[split]
-        found = self.session.evaluate(images, labels, index)
+        part = self.session.evaluated[split]
+        found = self.session.evaluate(part)
         attacked = found.robust is not None
         if split == "test":
             self.session.workdir.record_correct(
-                self.round, self.step, index, found.correct, found.robust
+                self.round, self.step, part.index, found.correct, found.robust
             )
         return {
             "loss": float(found.loss.mean()),

@@ -24,6 +24,8 @@ from rst_tf.schedules import steps_of
 from rst_tf.ticket import Ticket
 
 Events = Mapping[int, Callable[[Any], None]]
+_LARGE = 3 * 64 * 64  # numbers in an image from which on fewer images are evaluated at once
+_EVALUATED_AT_ONCE = 500
 STEPS_PER_CALL = 20  # steps per call: what makes a call cheap, and the longest wait after a SIGTERM
 
 
@@ -143,10 +145,16 @@ class Session:
         self.evaluation_steps(0)
         self.network, self.description = settings.masked_network(self.splits)
         self.ticket_weights: str | Seed = "stored"
-        self.evaluate = Evaluator(self.network, settings.judged_by, seed=settings.seed)
+        large = math.prod(self.splits.shape) > _LARGE
+        self.evaluate = Evaluator(
+            self.network,
+            settings.judged_by,
+            seed=settings.seed,
+            batch_size=settings.batch_size if large else _EVALUATED_AT_ONCE,
+        )
         self.evaluated = {
-            "valid": _evaluated(self.splits.valid, settings.eval_limit),
-            "test": _evaluated(self.splits.test, settings.eval_limit),
+            "valid": _limited(self.splits.valid, settings.eval_limit),
+            "test": _limited(self.splits.test, settings.eval_limit),
         }
         if workdir is not None:
             self._claim(workdir)
@@ -202,8 +210,8 @@ class Session:
             "classes": self.splits.classes,
             "shape": list(self.splits.shape),
             "train_examples": len(self.splits.train),
-            "valid_examples": len(self.evaluated["valid"][1]),
-            "test_examples": len(self.evaluated["test"][1]),
+            "valid_examples": len(self.evaluated["valid"]),
+            "test_examples": len(self.evaluated["test"]),
         }
 
     def load_ticket(self, name: str) -> Ticket:
@@ -318,7 +326,6 @@ def _published_steps(total: int, per_epoch: int, every: int) -> list[int]:
     return list(itertools.takewhile(lambda step: step <= total, steps))
 
 
-def _evaluated(split, limit: int | None):
-    """Images, labels and identities that are evaluated."""
-    part = split.limited(limit if limit is None else min(limit, len(split)))
-    return *part.arrays(), part.index
+def _limited(split, limit: int | None):
+    """The part of a split that is evaluated; it is read batch by batch."""
+    return split.limited(limit if limit is None else min(limit, len(split)))

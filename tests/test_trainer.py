@@ -398,6 +398,7 @@ def test_an_objective_is_judged_on_true_labels_and_cross_entropy():
 
 @pytest.mark.parametrize("name", ["natural", "mixed", "trades", "adversarial"])
 def test_training_measures_are_those_of_the_images_trained_on(name):
+    keras.utils.set_random_seed(0)
     trainer = RobustTrainer(small(), OBJECTIVES[name])
     trainer.compile(keras.optimizers.SGD(0.0 + 1e-12))
     history = trainer.fit(X, Y, batch_size=96, verbose=0).history
