@@ -24,7 +24,8 @@ class IterativePruning(Training):
             layer for `allocation=layerwise`.
         density: Instead of `rate`: the fraction kept after the last round, reached by equal rates.
         criterion: Importance of a weight: magnitude or random.
-        allocation: layerwise, each layer its own rate; or global, one threshold for all.
+        allocation: layerwise, each layer its own rate; global, one threshold for all; or
+            global_floor, which leaves every layer a tenth of its share.
         count: How a fraction becomes a number of weights: nearest, rst, plus_one or floor.
         rewind: Weights at the start of a round: reset to those of `rewind_step`, reinit (drawn
             anew), or continued.
@@ -62,7 +63,7 @@ class IterativePruning(Training):
         for rate in self.rate:
             if not 0 <= rate < 1:
                 raise ValueError(f"rate must be in [0, 1); received rate={self.rate!r}")
-        if len(self.rate) > 1 and (self.allocation == "global" or self.density is not None):
+        if len(self.rate) > 1 and (self.allocation != "layerwise" or self.density is not None):
             raise ValueError(
                 "rate takes one number per layer only with allocation=layerwise and no density; "
                 f"received rate={self.rate}"

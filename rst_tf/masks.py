@@ -24,6 +24,7 @@ CRITERIA = Registry("criterion")
 ALLOCATIONS = Registry("allocation")
 
 _TIED = 0.01
+_FLOOR = 0.1
 
 
 def count(n: int, density: float, rule: Count = "nearest") -> int:
@@ -149,6 +150,21 @@ def across_layers(importances, alive, bases, fractions, rule) -> list[int]:
     mask = select(flat, kept, np.concatenate([a.ravel() for a in alive]))
     ends = np.cumsum([a.size for a in alive])[:-1]
     return [int(part.sum()) for part in np.split(mask, ends)]
+
+
+@ALLOCATIONS.register("global_floor")
+def across_layers_with_floor(importances, alive, bases, fractions, rule) -> list[int]:
+    """`global`, but every layer keeps at least a tenth of the fraction.
+
+    One threshold empties a layer whose weights are all small, a wide dense one for instance, and
+    nothing passes an empty layer.
+    """
+    raised = []
+    for importance, living, n, fraction in zip(importances, alive, bases, fractions, strict=True):
+        least = min(count(n, _FLOOR * fraction), int(living.sum()))
+        held = select(importance, least, living)
+        raised.append(np.where(held, np.float32(np.inf), importance))
+    return across_layers(raised, alive, bases, fractions, rule)
 
 
 # ---------------------------------------------------------------- selection

@@ -152,7 +152,7 @@ class Ticket:
             rate: the fraction of the *surviving* weights removed, in [0, 1): one number, or one
                 per layer for `allocation="layerwise"`.
             criterion: Registered name: magnitude, random.
-            allocation: Registered name: layerwise, global.
+            allocation: Registered name: layerwise, global, global_floor.
             count: How a fraction becomes a number of weights.
             seed: For criteria that draw.
 

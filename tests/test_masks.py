@@ -170,7 +170,7 @@ def test_magnitude_is_the_l1_norm_of_a_group():
     np.testing.assert_allclose(found, np.abs(w).sum((0, 1), keepdims=True), rtol=1e-6)
 
 
-COUNTED = {"layerwise": (50, 400), "global": (450,)}  # what a fraction refers to
+COUNTED = {"layerwise": (50, 400), "global": (450,), "global_floor": (450,)}  # what a fraction refers to
 
 
 @pytest.mark.parametrize("rule", KEPT)
@@ -210,6 +210,16 @@ def test_the_global_allocation_has_one_threshold():
     smallest = min(w[m].min() for w, m in zip(layers, chosen, strict=True))
     largest = max(w[~m].max() for w, m in zip(layers, chosen, strict=True))
     assert sum(kept) == 190 and smallest >= largest
+
+
+def test_a_floor_leaves_every_layer_a_tenth_of_its_share():
+    layers = [np.full(1000, 1e-6, "float32"), np.arange(1, 1001, dtype="float32")]
+    alive = [np.ones(1000, bool), np.ones(1000, bool)]
+    plain, floored = (
+        masks.ALLOCATIONS[name](layers, alive, [1000, 1000], [0.2, 0.2], "nearest")
+        for name in ("global", "global_floor")
+    )
+    assert plain == [0, 400] and floored == [20, 380]
 
 
 @pytest.mark.parametrize("name", sorted(masks.CRITERIA))
