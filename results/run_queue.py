@@ -143,7 +143,7 @@ def _runs(queue: dict, section: str, seed: int) -> list[Run]:
         for entry in content.get(section, ()):
             if seed in entry.get("seeds", queue["seeds"]):
                 parts = [
-                    content.get("common", ""),
+                    content.get("common", "") if entry.get("common", True) else "",
                     content["variants"].get(entry.get("variant"), ""),
                 ]
                 words = [word for part in parts for word in shlex.split(part)]
