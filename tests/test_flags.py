@@ -1231,6 +1231,7 @@ def test_help_of_every_experiment_loads_nothing_heavy(name):
 
 
 REQUIRED = {
+    "fine_tuning": ["--ticket=runs/x"],
     "export": ["--source=runs/x"],
     "import_published": ["--source=x"],
     "tuning": ["--space=batch_size: 16..64"],
