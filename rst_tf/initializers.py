@@ -241,7 +241,8 @@ def _own_initializer(variable, layer):
     return getattr(layer, f"{variable.name}_initializer", None)
 
 
-def _hash(kernels: Sequence[np.ndarray]) -> str:
+def hash_of(kernels: Sequence[np.ndarray]) -> str:
+    """SHA-256 of kernels, as float32."""
     digest = hashlib.sha256()
     for kernel in kernels:
         digest.update(np.ascontiguousarray(kernel, "<f4").tobytes())
@@ -273,7 +274,7 @@ class Seed:
         if self.recipe != random.RECIPE:
             raise ValueError(f"recipe {self.recipe} is not this program's {random.RECIPE}")
         drawn = [value for _, value in self._drawn(network)]
-        if _hash(drawn) != self.hash:
+        if hash_of(drawn) != self.hash:
             raise ValueError(
                 f"seed {self.seed} with {self.initializer!r} gives other weights than the ticket's"
             )
@@ -292,7 +293,7 @@ class Seed:
                     f"{self.initializer!r} gives; it was trained or drawn otherwise: "
                     "use weights='stored'"
                 )
-        return dataclasses.replace(self, hash=_hash([v for _, v in self._drawn(network)]))
+        return dataclasses.replace(self, hash=hash_of([v for _, v in self._drawn(network)]))
 
     def _drawn(self, network):
         from rst_tf.traversal import masked_kernels

@@ -101,7 +101,7 @@ class Ticket:
             kernel = masked.kernel.numpy() if weights == "stored" else None
             mask = np.asarray(masked.mask.numpy() > 0)
             entries.append(Entry(masked.name, masked.shape, mask, kernel))
-        leftovers = [] if weights == "none" else [v.numpy() for v in _leftovers(network)]
+        leftovers = [] if weights == "none" else [v.numpy() for v in leftovers_of(network)]
         seed = weights if isinstance(weights, Seed) else None
         if seed is not None:
             seed = seed.of(network)
@@ -220,8 +220,8 @@ class Ticket:
         from rst_tf.traversal import finalize_statistics, masked_kernels
 
         kernels = masked_kernels(network)
-        key = _key if masks else _shape_key
-        _check_same([key(m.name, m) for m in kernels], [key(e.name, e) for e in self.entries])
+        key = key_of if masks else shape_key
+        check_same([key(m.name, m) for m in kernels], [key(e.name, e) for e in self.entries])
         for masked in kernels if masks else ():
             if masked.scores is not None:
                 raise ValueError(
@@ -239,8 +239,8 @@ class Ticket:
 
     def _weights(self, network, kernels) -> list[tuple]:
         """(variable, value) of every weight and leftover, or ValueError."""
-        others = _leftovers(network)
-        _check_same(
+        others = leftovers_of(network)
+        check_same(
             [(v.path, tuple(v.shape), ()) for v in others],
             [("a variable", value.shape, ()) for value in self.leftovers],
         )
@@ -271,7 +271,9 @@ class Ticket:
 
     def overlap(self, other: "Ticket") -> float:
         """Kept by both over kept by either (Jaccard), in [0, 1]."""
-        _check_same([_key("first", e) for e in self.entries], [_key("", e) for e in other.entries])
+        check_same(
+            [key_of("first", e) for e in self.entries], [key_of("", e) for e in other.entries]
+        )
         pairs = zip(self.entries, other.entries, strict=True)
         both = either = 0
         for a, b in pairs:
@@ -289,7 +291,7 @@ class Ticket:
         return ticket_file.load(path)
 
 
-def _leftovers(network) -> list:
+def leftovers_of(network) -> list:
     """Every variable of a network that is neither a masked kernel nor its mask nor scores."""
     from rst_tf.traversal import masked_kernels
 
@@ -297,15 +299,18 @@ def _leftovers(network) -> list:
     return [v for v in network.variables if id(v) not in own]
 
 
-def _key(name: str, item) -> tuple:
+def key_of(name: str, item) -> tuple:
+    """Name, kernel shape and mask shape of an entry or a masked kernel, for `check_same`."""
     return name, tuple(item.shape), tuple(item.mask.shape)
 
 
-def _shape_key(name: str, item) -> tuple:
+def shape_key(name: str, item) -> tuple:
+    """As `key_of`, whatever the shape of the mask."""
     return name, tuple(item.shape), ()
 
 
-def _check_same(found: list[tuple], wanted: list[tuple]) -> None:
+def check_same(found: list[tuple], wanted: list[tuple]) -> None:
+    """Raises ValueError at the first position where a network's keys differ from a ticket's."""
     if len(found) != len(wanted):
         raise ValueError(
             f"the network has {len(found)} kernels or variables where the ticket has {len(wanted)}"

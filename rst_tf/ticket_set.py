@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from rst_tf.initializers import Seed, _hash
-from rst_tf.ticket import Ticket, _check_same, _key, _leftovers
+from rst_tf.initializers import Seed, hash_of
+from rst_tf.ticket import Ticket, check_same, key_of, leftovers_of
 from rst_tf.traversal import masked_kernels, walk
 
 
@@ -31,7 +31,7 @@ class TicketSet:
         if not tickets:
             raise ValueError("tickets must be at least one; received none")
         self.network = network
-        kernels, leftovers = masked_kernels(network), _leftovers(network)
+        kernels, leftovers = masked_kernels(network), leftovers_of(network)
         for masked in kernels:
             if masked.scores is not None:
                 raise ValueError(
@@ -154,9 +154,9 @@ class OneTicket:
 
 
 def _check_fits(ticket: Ticket, kernels: Sequence, leftovers: Sequence) -> None:
-    _check_same([_key(m.name, m) for m in kernels], [_key(e.name, e) for e in ticket.entries])
+    check_same([key_of(m.name, m) for m in kernels], [key_of(e.name, e) for e in ticket.entries])
     if ticket.leftovers:
-        _check_same(
+        check_same(
             [(v.path, tuple(v.shape), ()) for v in leftovers],
             [("a variable", value.shape, ()) for value in ticket.leftovers],
         )
@@ -171,7 +171,7 @@ def _check_fits(ticket: Ticket, kernels: Sequence, leftovers: Sequence) -> None:
 
 
 def _check_drawn(seed: Seed, kernels: Sequence[np.ndarray]) -> None:
-    if _hash(kernels) != seed.hash:
+    if hash_of(kernels) != seed.hash:
         raise ValueError(
             f"seed {seed.seed} with {seed.initializer!r} did not draw the network's weights; "
             "tickets of one set share one initialisation, which apply(network, weights=True) puts "
