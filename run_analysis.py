@@ -5,6 +5,8 @@ python run_analysis.py --runs='runs/reset_s*' --out=report  one report: mean and
 python run_analysis.py --runs='runs/reset_s*,runs/reinit_s*' --out=report
     runs of several settings side by side, named by what differs: rewind=reset, rewind=reinit
 python run_analysis.py --runs=runs/mnist --step=25021 --out=report   the numbers of one exact step
+python run_analysis.py --runs='runs/dense_s*,runs/search_*,runs/tuned_*' --out=report \
+    --families=dense,search,tuned       runs that differ only in density are one line of a figure
 python run_analysis.py --compare 'runs/reset_s*' 'runs/dense_s*' --compare_rounds=3,0
     the two on the same test points after equally many updates, with a paired test per seed;
     --compare=A,B is the same; globs are quoted, and runs are paired by seed
@@ -41,6 +43,12 @@ LABELS = flags.DEFINE_list(
 ROUNDS = flags.DEFINE_list(
     "rounds", [], "Rounds to draw in figures that have no room for all; if none, six at most."
 )
+FAMILIES = flags.DEFINE_list(
+    "families",
+    [],
+    "Names of the families, in their order: runs that differ only in density, or in the ticket "
+    "they started from, are one line in families.csv, .md, .png and .svg.",
+)
 COMPARE = flags.DEFINE_list("compare", [], "Two workdirs, or two globs of paired seeds.")
 COMPARE_ROUNDS = flags.DEFINE_list(
     "compare_rounds", [], "The round of either side of --compare; if none, its last finished one."
@@ -66,7 +74,7 @@ def main(argv: list[str]) -> None:
 
 def analyse(compared: Sequence[str]) -> None:
     """Comparison, claims and reports; `compared` are the globs of both sides, or nothing."""
-    from rst_tf.analysis import claims_report, groups, report
+    from rst_tf.analysis import claims_report, families, groups, report
 
     check_flags(bool(compared))
     found = found_runs("runs", RUNS.value) if RUNS.value else {}
@@ -88,6 +96,8 @@ def analyse(compared: Sequence[str]) -> None:
     for folder, runs in pages.items():
         each = groups.groups_of(runs, STEP.value, LABELS.value)
         report.write_groups(each, folder, drawn, sections)
+        if FAMILIES.value:
+            families.write(families.families_of(each, FAMILIES.value), folder)
     missing = [result.claim.claim for result in results if result.verdict == "no data"]
     if STRICT.value and missing:
         raise ValueError(f"--claims: no data for {len(missing)} of {len(results)}: {missing[0]!r}")
@@ -142,6 +152,7 @@ def check_flags(comparing: bool) -> None:
         raise ValueError("--out: --runs with --compare or --claims needs a folder; received none")
     for needed, there, holders in (
         ("--runs or --compare", reporting, (STEP, LABELS, ROUNDS)),
+        ("--runs", bool(RUNS.value), (FAMILIES,)),
         ("--compare", comparing, (COMPARE_ROUNDS, COMPARE_UPDATES)),
         ("--claims", claiming, (STRICT,)),
     ):

@@ -110,7 +110,7 @@ def labels_of(runs: Sequence[Run]) -> list[str]:
 
     Runs without a difference have the label "".
     """
-    settings = [_settings(run) for run in runs]
+    settings = [settings_of(run) for run in runs]
     differing = _differing(settings)
     if not differing:
         return [""] * len(runs)
@@ -151,7 +151,7 @@ def shared_dense(groups: Sequence[Group]) -> bool:
 
 def differences(groups: Sequence[Group]) -> dict[str, tuple[Any, ...]]:
     """The settings that differ, as dotted paths, with the value in each group (None if absent)."""
-    return _differing([_settings(group.runs[0]) for group in groups])
+    return _differing([settings_of(group.runs[0]) for group in groups])
 
 
 def _identity(run: Run) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def _rounds_aside(run: Run) -> dict[str, Any]:
     return identity
 
 
-def _settings(run: Run) -> dict[str, Any]:
+def settings_of(run: Run) -> dict[str, Any]:
     """A run's settings without the seed, by flag."""
     named = dict(flat(_identity(run)))
     return {"experiment": named.pop("name", None), **named}

@@ -148,7 +148,7 @@ def phrase(value: Any) -> str:
     settings = [
         f"{key.replace('_', ' ')} {phrase(item)}"
         for key, item in value.items()
-        if key != "name" and item is not None
+        if key != "name" and item not in (None, [], ())
     ]
     name = str(value.get("name", ""))
     if not settings:
