@@ -353,16 +353,37 @@ SMALL = [
 NARROW, SHORT = "--network.width=0.125", "--objective.attack.steps=1"
 
 
+def pictures(height, width):
+    """16 and 8 random coloured images of two classes: images and labels, by part."""
+    rng = np.random.default_rng(0)
+    return {
+        part: (rng.integers(0, 256, (n, height, width, 3)).astype("uint8"), np.arange(n) % 2)
+        for part, n in (("train", 16), ("test", 8))
+    }
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """The flag of a data set of 16 and 8 random coloured images of two classes."""
-    rng, file = np.random.default_rng(0), tmp_path_factory.mktemp("data") / "data.npz"
-    arrays = {}
-    for part, n in (("train", 16), ("test", 8)):
-        arrays[f"x_{part}"] = rng.integers(0, 256, (n, 32, 32, 3)).astype("uint8")
-        arrays[f"y_{part}"] = np.arange(n) % 2
+    """The flag of a data set of 32x32 images, as arrays."""
+    file = tmp_path_factory.mktemp("data") / "data.npz"
+    parts = pictures(32, 32).items()
+    arrays = {f"{what}_{part}": both[i] for part, both in parts for i, what in enumerate("xy")}
     np.savez(file, **arrays)
     return f"--data=npz:{file}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The flags of a data set of images that are no squares, as files."""
+    import tensorflow as tf
+
+    root = tmp_path_factory.mktemp("folder")
+    for part, (images, labels) in pictures(40, 60).items():
+        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+            file = root / part / f"class_{label}" / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(tf.io.encode_png(image).numpy())
+    return f"--data=folder:{root}"
 
 
 def ran(folder, presets, *flags):
@@ -380,16 +401,15 @@ RUNS = [
 
 
 @pytest.mark.parametrize("presets", RUNS)
-def test_every_preset_runs(presets, data, tmp_path):
-    flags = [*SMALL, NARROW, data]
+def test_every_preset_runs(presets, data, folder, tmp_path):
+    flags = [*SMALL, NARROW]
+    flags += [folder, "--data.image_size=32"] if "imagenet" in presets else [data]
     if "free" not in presets:
         flags.append(SHORT)
-    if "imagenet" in presets:
-        flags += ["--data.image_size=32", "--data.center_fraction=1"]
-    folder = ran(tmp_path / "run", presets, *flags)
-    rows = (folder / "results.csv").read_text().splitlines()
+    run = ran(tmp_path / "run", presets, *flags)
+    rows = (run / "results.csv").read_text().splitlines()
     assert {row.split(",")[0] for row in rows[1:]} == {"0"}
-    assert (folder / "tickets" / "round_00.npz").exists()
+    assert (run / "tickets" / "round_00.npz").exists()
 
 
 @pytest.mark.slow
