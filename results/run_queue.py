@@ -145,14 +145,21 @@ def _runs(queue: dict, section: str, seed: int) -> list[Run]:
                 parts = [
                     content.get("common", "") if entry.get("common", True) else "",
                     content["variants"].get(entry.get("variant"), ""),
+                    entry["flags"],
                 ]
-                words = [word for part in parts for word in shlex.split(part)]
-                own = shlex.split(entry["flags"])
-                names = {word.partition("=")[0] for word in own}
-                words = [word for word in words if word.partition("=")[0] not in names]
                 tickets = content.get("tickets", False)
-                found.append(Run(page, entry["name"], seed, (*words, *own), tickets))
+                found.append(Run(page, entry["name"], seed, _overridden(parts), tickets))
     return found
+
+
+def _overridden(parts: list[str]) -> tuple[str, ...]:
+    """The flags of all parts; what a later part sets is left out of the earlier ones."""
+    words: list[str] = []
+    for part in parts:
+        own = shlex.split(part)
+        names = {word.partition("=")[0] for word in own}
+        words = [word for word in words if word.partition("=")[0] not in names] + own
+    return tuple(words)
 
 
 def _say(text: str) -> None:
