@@ -39,6 +39,7 @@ _HOME = {
     "Switch": "switch",
     "switch_robustness": "switch_evaluation",
     "export": "artefacts",
+    "robustify": "robustifying",
     "Data": "data",
     "batches": "data",
 }

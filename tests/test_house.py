@@ -36,6 +36,8 @@ RANKS = (
     {"artefacts", "artefact_formats", "portable"},
     {"analysis"},
     {"switch_evaluation"},
+    {"robust_report"},
+    {"robustifying"},
     {"zoo"},
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

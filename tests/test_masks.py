@@ -170,7 +170,8 @@ def test_magnitude_is_the_l1_norm_of_a_group():
     np.testing.assert_allclose(found, np.abs(w).sum((0, 1), keepdims=True), rtol=1e-6)
 
 
-COUNTED = {"layerwise": (50, 400), "global": (450,), "global_floor": (450,)}  # what a fraction refers to
+# what a fraction refers to
+COUNTED = {"layerwise": (50, 400), "global": (450,), "global_floor": (450,)}
 
 
 @pytest.mark.parametrize("rule", KEPT)
