@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 import keras
 import numpy as np
@@ -130,16 +131,29 @@ def test_the_report_says_what_an_evaluation_of_its_own_finds(build):
     assert values["lines"][-1]["robust_accuracy"] == line.robust_accuracy
 
 
-def test_training_goes_on_from_the_weights_and_ends_more_robust_than_natural_training():
+def test_training_goes_on_from_the_given_weights():
+    model = softmax_inside()
+    result = robust(model, optimizer=optimizers.Adam(1e-9))
+    for old, new in zip(model.get_weights(), result.model.get_weights(), strict=True):
+        kept = (new != 0) | (old.ndim == 1)
+        np.testing.assert_allclose(new[kept], old[kept], atol=1e-6)
+
+
+def test_it_ends_more_robust_than_natural_training_and_takes_the_best_epochs(capsys):
     keras.utils.set_random_seed(3)
     model = softmax_inside()
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", jit_compile=False)
     model.fit(X, Y, epochs=20, verbose=0)
     wide = {"epsilon": 0.23, "objective": Adversarial(PGD(0.23, steps=2))}
-    given, dense, sparse = robust(model, epochs=9, density=0.3, **wide).report.lines
+    report = robust(model, epochs=9, density=0.3, verbose=True, **wide).report
+    given, dense, sparse = report.lines
     assert given.accuracy > 0.9 and given.robust_accuracy < 0.4
     assert dense.robust_accuracy > given.robust_accuracy + 0.3
     assert sparse.robust_accuracy > given.robust_accuracy + 0.2
+    told = [float(v) for v in re.findall(r"robust ([\d.]+) %", capsys.readouterr().out)]
+    assert len(told) == 9
+    assert max(told[:3]) == pytest.approx(100 * dense.robust_accuracy, abs=0.051)
+    assert max(told[5:]) == pytest.approx(100 * sparse.robust_accuracy, abs=0.051)
 
 
 def test_one_seed_gives_the_same_bits_and_another_does_not():
