@@ -232,7 +232,7 @@ def _read(train, validation, batch_size: int | None, seed: int) -> _Read:
         if validation is not None:
             raise ValueError("validation is part of the given Splits; received validation beside")
         return _read_splits(train.train, (train.valid,), (train.test,), "test", batch_size, seed)
-    images = _arrays({"train": _pair(train, "train")})["train"]
+    images = _split(train, "train")
     if validation is None:
         count = max(1, round(_HELD_OUT * len(images)))
         rows = stratified(images.labels, count, seed, "robustify/validation")
@@ -294,21 +294,16 @@ def _validation(validation) -> tuple:
         if not found:
             raise ValueError("validation must have images; received none")
         return tuple(np.concatenate(part) for part in zip(*found, strict=True))
-    pair = _pair(validation, "validation")
-    return (_arrays({"train": pair}, "validation: ")["train"],)
+    return (_split(validation, "validation", "validation: "),)
 
 
-def _arrays(pairs: dict, where: str = "") -> dict[str, Split]:
-    return {"train": parts_of(pairs, where=where).train}
-
-
-def _pair(value, name: str) -> tuple:
+def _split(value, name: str, where: str = "") -> Split:
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise ValueError(
             f"{name} must be arrays (x, y), Splits or a tf.data.Dataset of batches; received "
             f"{type(value).__name__}"
         )
-    return tuple(value)
+    return parts_of({"train": tuple(value)}, where=where).train
 
 
 def _plan(density: float, epochs: int, rounds: int | None) -> dict[int, float]:
@@ -345,7 +340,10 @@ def _warn_of_slow_statistics(network, total: int) -> None:
                 logging.warning(
                     "normalisation %r averages its statistics over %d steps (momentum %g), and "
                     "the training has %d: unless they are right already, lower its momentum",
-                    *(layer.name, round(memory), layer.momentum, total),
+                    layer.name,
+                    round(memory),
+                    layer.momentum,
+                    total,
                 )
                 return
 
