@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from experiments.environment import changes, environment
-from experiments.experiment import RunError
+from experiments.experiment import Experiment, RunError
 from rst_tf.files import remove_leftovers, write_bytes
+from rst_tf.registry import from_dict, to_dict
 
 COLUMNS = ("round", "step", "split", "density", "kept", "attack")
 COLUMNS += ("loss", "accuracy", "robust_loss", "robust_accuracy")
@@ -53,9 +54,9 @@ class Workdir:
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.path)
         try:
-            self.identity = _identity(config, dataset, may_grow)
             self.moved: list[str] = []
-            self._claim({"experiment": dict(config), "dataset": dict(dataset)}, may_grow)
+            made_by = self._claim({"experiment": dict(config), "dataset": dict(dataset)}, may_grow)
+            self.identity = _identity(made_by, dataset, may_grow)
             remove_leftovers(self.path)
             self._rows = _read_rows(self.path / "results.csv", COLUMNS)
             self._times = _read_rows(self.path / "timing.csv", ("round", "step", "seconds"))
@@ -124,7 +125,8 @@ class Workdir:
         writer.writerows(rows)
         write_bytes(self.path / name, text.getvalue().encode())
 
-    def _claim(self, config: dict, may_grow: Sequence[str]) -> None:
+    def _claim(self, config: dict, may_grow: Sequence[str]) -> Mapping[str, Any]:
+        """Makes or checks config.json; gives the configuration that made the folder."""
         file = self.path / "config.json"
         config = json.loads(json.dumps(config))
         here = environment()
@@ -133,14 +135,16 @@ class Workdir:
                 raise RunError(f"workdir {self.path} is not empty and has no config.json")
             config |= {"environment": here, "command": sys.argv}
             write_bytes(file, json.dumps(config, indent=2).encode())
-            return
+            return config["experiment"]
         try:
             found = json.loads(file.read_text())
             there = {name: found.get(name) for name in config}
         except (ValueError, AttributeError) as error:
             raise RunError(f"{file} is damaged: {error}") from error
         self.moved = changes(found.get("environment") or {}, here)
-        before, now = there["experiment"], config["experiment"]
+        made_by = dict(there["experiment"] or {})
+        before, now = _completed(made_by), config["experiment"]
+        there["experiment"] = before
         grown = [name for name in may_grow if name in before and before[name] < now[name]]
         before |= {name: now[name] for name in may_grow if name in before}
         differences = _differences(there, config)
@@ -153,7 +157,17 @@ class Workdir:
                 error.add_note(difference)
             raise error
         if grown:
-            write_bytes(file, json.dumps(found | config, indent=2).encode())
+            there["experiment"] = made_by | {name: now[name] for name in grown}
+            write_bytes(file, json.dumps(found | there, indent=2).encode())
+        return made_by
+
+
+def _completed(config: dict) -> dict:
+    """A configuration with the settings that it lacks, as an earlier version did not have them."""
+    try:
+        return json.loads(json.dumps(to_dict(from_dict(Experiment, config))))
+    except (ValueError, TypeError):
+        return config
 
 
 def _identity(config: Mapping, dataset: Mapping, may_grow: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 import csv
 import dataclasses
 import itertools
+import json
 import shutil
 
 import numpy as np
@@ -10,11 +11,13 @@ from trainings import QUICK, TABLE, files, read
 from experiments.experiment import EXPERIMENTS, RunError
 from experiments.iterative_pruning import IterativePruning
 from experiments.training import Session, Training
+from experiments.workdir import Workdir
 from rst_tf import FGSM, RobustTrainer, Ticket, initialize
 from rst_tf.data import batches
 from rst_tf.models import masked_parts
 from rst_tf.optimizers import SGD
 from rst_tf.random import subseed
+from rst_tf.registry import to_dict
 from rst_tf.traversal import masked_kernels
 
 every_run = pytest.mark.parametrize("name", TABLE)
@@ -384,6 +387,33 @@ def test_the_table_has_every_experiment_that_trains():
     training = {e for e in EXPERIMENTS.values() if issubclass(e, Training)}
     own_table = {"ScratchTickets", "FineTuning"}  # tests/test_scratch_tickets.py
     assert {type(e).__name__ for e in TABLE.values()} | own_table == {e.__name__ for e in training}
+
+
+def older(config):
+    """As a version wrote it that had no early stop and no label smoothing."""
+    config = json.loads(json.dumps(config))
+    del config["objective"]["attack"]["early_stop"], config["objective"]["label_smoothing"]
+    return config
+
+
+def test_a_folder_of_an_earlier_version_goes_on_where_new_settings_have_their_defaults(tmp_path):
+    config = to_dict(TABLE["reset"])
+    Workdir(tmp_path, older(config), {}).close()
+    before = (tmp_path / "config.json").read_bytes()
+    taken_up = Workdir(tmp_path, config, {}, ("rounds",))
+    taken_up.close()
+    first = Workdir(tmp_path / "new", older(config), {}, ("rounds",))
+    first.close()
+    assert taken_up.identity == first.identity  # so that its checkpoint is still its own
+    assert (tmp_path / "config.json").read_bytes() == before
+    grown = Workdir(tmp_path, {**config, "rounds": 5}, {}, ("rounds",))
+    grown.close()
+    found = json.loads((tmp_path / "config.json").read_text())["experiment"]
+    assert found == {**older(config), "rounds": 5} and grown.identity == first.identity
+    config["objective"]["attack"]["early_stop"] = True
+    with pytest.raises(RunError, match="made by another configuration") as caught:
+        Workdir(tmp_path, {**config, "rounds": 5}, {}, ("rounds",))
+    assert caught.value.__notes__ == ["--objective.attack.early_stop: False there, True here"]
 
 
 def test_a_damaged_config_is_said_to_be(runs, tmp_path):
