@@ -17,7 +17,7 @@ NOTEBOOK = ROOT / "docs" / "tutorial.ipynb"
 CELLS = json.loads(NOTEBOOK.read_text())["cells"]
 CODE = [cell for cell in CELLS if cell["cell_type"] == "code"]
 SOURCES = ["".join(cell["source"]) for cell in CODE]
-SMALL = {"IMAGES": 12, "NATURAL_EPOCHS": 1, "ROBUST_EPOCHS": 3}
+SMALL = {"IMAGES": 24, "NATURAL_EPOCHS": 1, "ROBUST_EPOCHS": 3}
 
 
 def shortened(source):
