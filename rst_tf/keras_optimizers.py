@@ -76,6 +76,16 @@ class CoupledSGD(keras.optimizers.Optimizer):
         if self.coupled_decay:
             gradient = gradient + self.coupled_decay * variable
         velocity = self.velocities[index]
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:  # one pass over memory, not five
+            tf.raw_ops.ResourceApplyMomentum(
+                var=_tensorflow(variable).handle,
+                accum=_tensorflow(velocity).handle,
+                lr=rate,
+                grad=gradient,
+                momentum=ops.cast(self.momentum, variable.dtype),
+                use_nesterov=self.nesterov,
+            )
+            return
         moved = self.momentum * velocity + gradient
         self.assign(velocity, moved)
         if self.nesterov:
@@ -90,6 +100,10 @@ class CoupledSGD(keras.optimizers.Optimizer):
             "weight_decay": self.coupled_decay,
             "nesterov": self.nesterov,
         }
+
+
+def _tensorflow(variable) -> tf.Variable:
+    return variable.value if isinstance(variable, keras.Variable) else variable
 
 
 def step(optimizer, gradients, variables, masked) -> None:
