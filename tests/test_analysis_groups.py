@@ -818,3 +818,16 @@ def test_program_refuses_in_one_line(arguments, message):
         program(*arguments)
     assert str(caught.value).startswith(f"run_analysis: error: {message}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("density", [None, 0.1])
+def test_seeds_of_an_experiment_may_have_more_rounds_unless_these_set_the_rate(density, tmp_path):
+    found = [
+        runs.load(make_run(tmp_path / f"s{seed}", CHAIN, seed, rounds=rounds, density=density))
+        for seed, rounds in ((0, 3), (1, 18))
+    ]
+    if density is None:
+        groups.same_experiment(found)
+    else:
+        with pytest.raises(ValueError, match="rounds is 18 instead of 3"):
+            groups.same_experiment(found)
