@@ -82,6 +82,7 @@ class Watch(keras.callbacks.Callback):
         self.progress.update(self.step - self.first, logs)
         if self.step in self.events:
             self.events[self.step](self.model)
+            self._look_at_masks()
         if self.step in self.due:
             self._evaluate(logs)
             self.model.reset_metrics()
@@ -111,11 +112,11 @@ class Watch(keras.callbacks.Callback):
         checkpoint.save(self.session.workdir.checkpoint, _variables(self.model), header)
 
     def _look_at_masks(self) -> None:
+        """Between events no training changes how many weights are kept."""
         masks = Ticket.of(self.session.network, weights="none")
         self.kept, self.density = masks.kept, masks.density
 
     def _evaluate(self, logs: Mapping | None) -> None:
-        self._look_at_masks()
         found: dict[str, Any] = {"train": logs} if logs is not None else {}
         found |= {split: self._measure(split) for split in ("valid", "test")}
         self.session.workdir.record([self._row(*item) for item in found.items()])

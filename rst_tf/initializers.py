@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rst_tf import random
-from rst_tf.registry import Registry
+from rst_tf.registry import Registry, unknown
 
 INITIALIZERS = Registry("initializer")
 
@@ -173,6 +173,9 @@ def parsed(kernel: str) -> tuple[Initializer, Callable[[Fans], Fans]]:
         ValueError: There is no such initialiser or change.
     """
     name, *changes = kernel.split("+")
+    if name not in INITIALIZERS:
+        wrong = unknown("initializer", name, list(INITIALIZERS))
+        raise ValueError(f"initializer names an {wrong}")
     draw = INITIALIZERS[name]
     constant = name in _OF_ONE_FAN
     for change in changes:

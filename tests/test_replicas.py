@@ -3,6 +3,7 @@
 They have a process of their own: in one that has had several strategies, exchanges get mixed up.
 """
 
+import contextlib
 import os
 import pathlib
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import replica_trainings
 import tensorflow as tf
-from networks import small
+from networks import easy_data, small
 
 import rst_tf as rst
 import run_experiments
@@ -127,3 +128,22 @@ def test_one_process_is_in_charge_and_shares_nothing(tmp_path):
     strategies.check_same({"seed": 1})
     with strategies.folder_of_worker(tmp_path) as folder, strategies.exchange():
         assert folder == tmp_path
+
+
+def test_a_strategy_of_one_device_gives_the_same_bits():
+    """Momentum SGD then steps by one fused operation on the strategy's variables."""
+    x, y = easy_data(16)
+    found = []
+    for scope in (contextlib.nullcontext(), tf.distribute.MirroredStrategy(["CPU:0"]).scope()):
+        with scope:
+            network = small()
+            rst.initialize(network, 3)
+            trainer = rst.RobustTrainer(network, rst.Natural())
+            sgd = rst.optimizers.SGD(0.1, weight_decay=1e-3, nesterov=True).build(10)
+            trainer.compile(sgd, jit_compile=False)
+        before = network.variables[0].numpy()
+        trainer.fit(x, y, batch_size=16, epochs=3, verbose=0, shuffle=False)
+        assert (before != network.variables[0].numpy()).any()
+        found.append([variable.numpy() for variable in network.variables])
+    for alone, mirrored in zip(*found, strict=True):
+        np.testing.assert_array_equal(alone, mirrored)

@@ -227,7 +227,7 @@ def changed(**values):
         (changed(stage_every=2, stage_start=0.2), "stage_start must be above density=0.2"),
         (changed(stage_every=2, stage_drop=1.5), r"stage_drop must be in \(0, 1\); received 1.5"),
         (changed(l1=0.1), "l1 has no effect in a search"),
-        (changed(initializer="signed"), "unknown initializer 'signed'"),
+        (changed(initializer="signed"), "initializer names an unknown initializer 'signed'"),
         (changed(initializer="standard+fan_out"), "initializer can be followed by"),
         (lambda: FineTuning(**COMMON, ticket="x", weights="some"), "weights must be one of"),
         (lambda: Free(0.1, repeats=0), "repeats must be at least 1; received repeats=0"),
