@@ -63,6 +63,21 @@ class Attack:
         """The attack itself, on checked float32 images and a callable that returns logits."""
         raise NotImplementedError
 
+    def fitted(self, classes: int) -> "Attack":
+        """This attack against so many classes: itself, unless it has no meaning there."""
+        del classes
+        return self
+
+    @property
+    def trials(self) -> int:
+        """Number of tries (restarts times targets); an example withstands the attack by all."""
+        return 1
+
+    def attempt(self, logits: Callable, x, y, seed, index, trial):
+        """One try, as `run`; `trial` is its number, an int32 scalar tensor below `trials`."""
+        del trial
+        return self.run(logits, x, y, seed, index)
+
     def __str__(self):
         """Name, epsilon, steps and what differs from its default, for tables."""
         parts = [
@@ -71,6 +86,33 @@ class Attack:
             if field.name in ("epsilon", "steps") or getattr(self, field.name) != field.default
         ]
         return f"{type(self).__name__}({', '.join(parts)})"
+
+
+class Tries(Attack):
+    """An attack of several tries: a subclass gives `trials` and `attempt`.
+
+    Run on its own it makes all tries on all examples. `AutoAttack` makes each try only on those
+    that withstood the ones before.
+    """
+
+    def run(self, logits, x, y, seed, index):
+        """Images of the first try that succeeded; the clean image where none did."""
+        import tensorflow as tf
+
+        from rst_tf.attacks._losses import defeated
+
+        clean = logits(x)
+        attack = self.fitted(clean.shape[-1])
+
+        def go(trial, found, fooled):
+            x_adv = attack.attempt(logits, x, y, seed, index, trial)
+            won = defeated(logits(x_adv), y) & ~fooled
+            flags = tf.reshape(won, [-1] + [1] * (len(x.shape) - 1))
+            return trial + 1, tf.where(flags, x_adv, found), fooled | won
+
+        count = attack.trials
+        start = (tf.constant(0), x, defeated(clean, y))
+        return tf.while_loop(lambda t, *_: t < count, go, start, maximum_iterations=count)[1]
 
 
 ATTACKS = choices(Attack, Registry("attack", "rst_tf.attacks"))
