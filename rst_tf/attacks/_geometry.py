@@ -15,6 +15,15 @@ class Linf:
         noise = random.example_uniform(key, index, x.shape[1:])
         return _box(x + epsilon * (2 * noise - 1))
 
+    def noise(self, key, index, shape):
+        """What `touching` starts from: uniform in (-1, 1)."""
+        return 2 * random.example_uniform(key, index, shape) - 1
+
+    def touching(self, x, noise, epsilon):
+        """Noise as large as the ball allows: one pixel of it is at epsilon, before the box."""
+        largest = tf.reshape(self.size(noise), [-1] + [1] * (len(x.shape) - 1))
+        return _box(x + epsilon * noise / (largest + _TINY))
+
     def direction(self, gradient):
         """Sign; 0 where the gradient is 0."""
         return tf.sign(gradient)
@@ -26,6 +35,10 @@ class Linf:
     def project(self, moved, x, epsilon):
         """Into the ball, then into the box."""
         return _box(tf.clip_by_value(moved, x - epsilon, x + epsilon))
+
+    def project_box_last(self, moved, x, epsilon):
+        """As `project`."""
+        return self.project(moved, x, epsilon)
 
     def size(self, delta):
         """Largest |pixel| of each example."""
@@ -43,6 +56,14 @@ class L2:
         radius = tf.reshape(radius, [-1] + [1] * (len(x.shape) - 1))
         return _box(x + epsilon * radius * self.direction(noise))
 
+    def noise(self, key, index, shape):
+        """What `touching` starts from: standard normal."""
+        return random.example_normal(key, index, shape)
+
+    def touching(self, x, noise, epsilon):
+        """Noise as large as the ball allows: of length epsilon, before the box."""
+        return _box(x + epsilon * noise / (_length(noise) + _TINY))
+
     def direction(self, gradient):
         """Unit vector of each example; 0 where the gradient is 0."""
         return gradient / (_length(gradient) + _TINY)
@@ -54,6 +75,12 @@ class L2:
     def project(self, moved, x, epsilon):
         """Into the box, then into the ball around x: it stays in the box, which is convex."""
         return _box(x + self.clip(_box(moved) - x, epsilon))
+
+    def project_box_last(self, moved, x, epsilon):
+        """Into the ball, then into the box, where it may come to lie inside the ball."""
+        delta = moved - x
+        length = _length(delta)
+        return _box(x + delta / (length + _TINY) * tf.minimum(epsilon, length))
 
     def size(self, delta):
         """Length of each example."""

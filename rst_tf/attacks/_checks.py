@@ -1,0 +1,140 @@
+"""What is wrong with a model, or with numbers, before they are believed."""
+
+import numpy as np
+import tensorflow as tf
+
+from rst_tf import random
+from rst_tf.attacks._geometry import NORMS
+from rst_tf.attacks._losses import value_and_gradient
+from rst_tf.attacks.outcome import Finding
+
+_CALLS = 5
+_DIFFERENCE = 1e-4  # of logits scaled to length 1, as the reference code
+_BY_SQUARE = 0.002  # of all images, as the reference code
+PROBABILITIES = Finding(
+    "probabilities",
+    "warning",
+    "the model returns probabilities; their logarithms were attacked, whose gradient is lost where "
+    "a probability rounds to 0: pass the model without its softmax",
+)
+
+
+def check_examples(x: np.ndarray, y: np.ndarray) -> None:
+    """Raises ValueError unless x are images in [0, 1] and y their labels."""
+    if len(x) == 0 or len(x) != len(y):
+        raise ValueError(f"x and y must be of one length above 0; received {len(x)} and {len(y)}")
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(f"y must be integer labels [n]; received {y.dtype} of shape {y.shape}")
+    if not (x.min() >= 0 and x.max() <= 1):
+        raise ValueError(f"x must be images in [0, 1]; received {x.min()} to {x.max()}")
+    if y.min() < 0:
+        raise ValueError(f"y must be labels from 0; received {y.min()}")
+
+
+def are_probabilities(outputs: np.ndarray) -> bool:
+    """Whether outputs [n, classes] are a softmax's: between 0 and 1, rows that sum to 1."""
+    sums = outputs.sum(-1)
+    return outputs.min() > -1e-5 and outputs.max() < 1 + 1e-5 and np.abs(sums - 1).max() < 1e-5
+
+
+def model(logits, x: np.ndarray, randomised: bool) -> list[Finding]:
+    """Checks on a first batch of images.
+
+    Args:
+        logits: From images to logits.
+        x: Images [n, ...].
+        randomised: Whether the model is meant to answer at random.
+    """
+    found = [] if randomised else _random(logits, x) or _by_batch(logits, x)
+    return found + _dynamic(logits, x)
+
+
+def _random(logits, x) -> list[Finding]:
+    """Whether the same images get other logits at the next call."""
+    outputs = [_scaled(logits(x)) for _ in range(_CALLS)]
+    apart = max(np.linalg.norm(a - b, axis=-1).max() for a in outputs for b in outputs)
+    if apart <= _DIFFERENCE:
+        return []
+    text = (
+        f"logits of the same images differ by up to {apart:.2g} of their length from call to call"
+    )
+    return [Finding("randomised", "error", f"{text}; use version='rand'")]
+
+
+def _by_batch(logits, x) -> list[Finding]:
+    """Whether an image's logits depend on the images beside it."""
+    if len(x) < 2:
+        return []
+    part = max(1, len(x) // 2)
+    apart = np.linalg.norm(_scaled(logits(x))[..., :part, :] - _scaled(logits(x[:part])), axis=-1)
+    if apart.max() <= _DIFFERENCE:
+        return []
+    text = f"logits change by up to {apart.max():.2g} of their length with the images beside them"
+    return [Finding("batch", "error", f"{text}; is it called with training=True?")]
+
+
+def _dynamic(logits, x) -> list[Finding]:
+    """Whether the model takes gradients of its own while it answers."""
+    spec = tf.TensorSpec([None, *x.shape[1:]], tf.float32)
+    graph = tf.function(lambda images: logits(images), input_signature=[spec]).get_concrete_function().graph.as_graph_def()
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    if not any("gradient_tape" in node.name or "BackpropInput" in node.op for node in nodes):
+        return []
+    text = "the model takes gradients while it answers; these attacks do not see through that"
+    return [Finding("dynamic", "warning", text)]
+
+
+def zero_gradients(logits, x, y, correct, size: int, classes: int) -> list[Finding]:
+    """How many images that are classified right give DLR, or cross-entropy, no gradient at all.
+
+    Looked at beside the clean image, at 1e-3 of noise, as where an attack begins.
+    """
+    from rst_tf.attacks import _losses as losses
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, *x.shape[1:]]), tf.TensorSpec([None], tf.int32)]
+    )
+    def flat(images, labels):
+        loss = losses.dlr if classes > 2 else losses.cross_entropy
+        _, gradient, z = value_and_gradient(logits, lambda z: loss(z, labels), images)
+        if gradient is None:
+            return tf.ones_like(labels, tf.bool)
+        zero = NORMS["linf"].size(gradient) == 0
+        return zero & ~losses.defeated(z, labels)
+
+    rows = np.flatnonzero(correct)
+    count = 0
+    for at in range(0, len(rows), size):
+        part = rows[at : at + size]
+        noise = random.example_uniform(0, part.astype(np.int64), x.shape[1:])
+        images = np.clip(x[part] + 1e-3 * (2 * noise.numpy() - 1), 0, 1)
+        count += int(flat(images, y[part]).numpy().sum())
+    if not count:
+        return []
+    level = "error" if count > 0.01 * len(rows) else "warning"
+    text = f"no gradient at {count} of {len(rows)} images: gradient attacks cannot move them"
+    return [Finding("zero gradient", level, text)]
+
+
+def square_beats(names, clean: float, after) -> list[Finding]:
+    """Whether Square, without gradients, broke what attacks with gradients could not.
+
+    Args:
+        names: Attacks in order.
+        clean: Accuracy.
+        after: Robust accuracy after each attack.
+    """
+    if "square" not in names or len(names) < 2:
+        return []
+    at = list(names).index("square")
+    others = [clean, *(share for number, share in enumerate(after) if number != at)]
+    gap = min(others) - after[at]
+    if gap <= _BY_SQUARE:
+        return []
+    text = f"Square, without gradients, broke {gap:.1%} of the images that the others left"
+    return [Finding("square", "warning", f"{text}: their gradients may be masked")]
+
+
+def _scaled(outputs) -> np.ndarray:
+    outputs = np.asarray(outputs, np.float64)
+    return outputs / (np.linalg.norm(outputs, axis=-1, keepdims=True) + 1e-10)

@@ -1,0 +1,107 @@
+"""What is attacked: a Keras model, a SavedModel, a file or a callable, as a function to logits."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from rst_tf.attacks.attack import logits_of
+from rst_tf.attacks.outcome import Finding
+
+_TINY = 1e-37  # above the smallest normal float32, so that its logarithm is finite
+
+
+def attacked(model) -> tuple[Callable, list[Finding]]:
+    """A function from images [n, ...] to logits [n, classes], and what was changed for it.
+
+    A Keras model answers in inference mode. A softmax that its structure shows is taken off, and
+    masks are multiplied into kernels, as in the model that is shipped. Of a SavedModel the
+    endpoint `serve` or `serving_default` is taken.
+
+    Args:
+        model: Keras model, loaded SavedModel, callable; or the path of a `.keras` file or of a
+            SavedModel's folder.
+
+    Raises:
+        ValueError: It is none of these, or the path holds no model.
+    """
+    import keras
+
+    if isinstance(model, str | Path):
+        model = load(model)
+    if isinstance(model, keras.Model):
+        return _keras(model)
+    return _endpoint(model), []
+
+
+def load(path: str | Path):
+    """The model of a `.keras` file or a SavedModel's folder."""
+    import keras
+    import tensorflow as tf
+
+    path = Path(path)
+    if path.is_dir() and (path / "saved_model.pb").exists():
+        return tf.saved_model.load(str(path))
+    if path.is_file() and path.suffix == ".keras":
+        return keras.models.load_model(path, compile=False)
+    there = "is not one" if path.exists() else "does not exist"
+    raise ValueError(
+        f"model must be the path of a .keras file or a SavedModel's folder; received "
+        f"{str(path)!r}, which {there}"
+    )
+
+
+def _keras(model) -> tuple[Callable, list[Finding]]:
+    from rst_tf.surgery import baked, ends_in_softmax, with_logits
+    from rst_tf.traversal import masked_layers, walk
+
+    found = []
+    if ends_in_softmax(model):
+        model = with_logits(model)
+        found.append(Finding("probabilities", "note", "the model's last softmax was taken off"))
+    if masked_layers(model) and _clonable(model):
+        model = baked(model)
+    if any(layer.compute_dtype in ("float16", "bfloat16") for layer in walk(model)):
+        found.append(
+            Finding(
+                "precision",
+                "warning",
+                "the model computes in half precision, whose gradients round to 0 early",
+            )
+        )
+    return logits_of(model), found
+
+
+def _clonable(model) -> bool:
+    from rst_tf.surgery import check_clonable
+
+    try:
+        check_clonable(model, "attack")
+    except ValueError:
+        return False
+    return True
+
+
+def _endpoint(model) -> Callable:
+    if hasattr(model, "signatures") and not callable(model):
+        if hasattr(model, "serve"):
+            return model.serve
+        if "serving_default" in model.signatures:
+            return _by_name(model.signatures["serving_default"])
+        raise ValueError(
+            "model is a SavedModel without an endpoint serve or serving_default; received one "
+            f"with {sorted(model.signatures)}; pass the function that returns logits"
+        )
+    return logits_of(model)
+
+
+def _by_name(signature) -> Callable:
+    """A signature, which takes and gives tensors by name, as a function of one tensor."""
+    (argument,) = signature.structured_input_signature[1]
+    (output,) = signature.structured_outputs
+    return lambda x: signature(**{argument: x})[output]
+
+
+def logarithms(probabilities: Callable) -> Callable:
+    """Logits of a model that gives probabilities: their logarithms, exact until they round to 0."""
+    import tensorflow as tf
+
+    return lambda x: tf.math.log(tf.maximum(tf.cast(probabilities(x), tf.float32), _TINY))
