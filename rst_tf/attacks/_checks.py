@@ -76,7 +76,8 @@ def _by_batch(logits, x) -> list[Finding]:
 def _dynamic(logits, x) -> list[Finding]:
     """Whether the model takes gradients of its own while it answers."""
     spec = tf.TensorSpec([None, *x.shape[1:]], tf.float32)
-    graph = tf.function(lambda images: logits(images), input_signature=[spec]).get_concrete_function().graph.as_graph_def()
+    traced = tf.function(lambda images: logits(images), input_signature=[spec])
+    graph = traced.get_concrete_function().graph.as_graph_def()
     nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
     if not any("gradient_tape" in node.name or "BackpropInput" in node.op for node in nodes):
         return []

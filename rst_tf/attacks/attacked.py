@@ -83,9 +83,9 @@ def _clonable(model) -> bool:
 def _endpoint(model) -> Callable:
     if hasattr(model, "signatures") and not callable(model):
         if hasattr(model, "serve"):
-            return model.serve
+            return lambda x: model.serve(x)  # which keeps the model, whose variables it reads
         if "serving_default" in model.signatures:
-            return _by_name(model.signatures["serving_default"])
+            return _by_name(model)
         raise ValueError(
             "model is a SavedModel without an endpoint serve or serving_default; received one "
             f"with {sorted(model.signatures)}; pass the function that returns logits"
@@ -93,11 +93,12 @@ def _endpoint(model) -> Callable:
     return logits_of(model)
 
 
-def _by_name(signature) -> Callable:
-    """A signature, which takes and gives tensors by name, as a function of one tensor."""
+def _by_name(model) -> Callable:
+    """The default signature, which takes and gives tensors by name, as a function of one tensor."""
+    signature = model.signatures["serving_default"]
     (argument,) = signature.structured_input_signature[1]
     (output,) = signature.structured_outputs
-    return lambda x: signature(**{argument: x})[output]
+    return lambda x, _owner=model: signature(**{argument: x})[output]
 
 
 def logarithms(probabilities: Callable) -> Callable:
