@@ -42,7 +42,7 @@ class Linf:
 
     def size(self, delta):
         """Largest |pixel| of each example."""
-        return tf.reduce_max(tf.abs(_flat(delta)), axis=1)
+        return tf.reduce_max(tf.abs(flat(delta)), axis=1)
 
 
 class L2:
@@ -84,7 +84,7 @@ class L2:
 
     def size(self, delta):
         """Length of each example."""
-        return tf.norm(_flat(delta), axis=1)
+        return tf.norm(flat(delta), axis=1)
 
 
 NORMS = {"linf": Linf(), "l2": L2()}
@@ -94,9 +94,15 @@ def _box(x):
     return tf.clip_by_value(x, 0.0, 1.0)
 
 
-def _flat(x):
+def flat(x):
+    """Each example as one row, [n, d]."""
     return tf.reshape(x, [tf.shape(x)[0], x.shape[1:].num_elements()])
 
 
+def like(values, x):
+    """A number per example, [n], in as many axes as x, so that it meets all pixels."""
+    return tf.reshape(values, [-1] + [1] * (len(x.shape) - 1))
+
+
 def _length(x):
-    return tf.reshape(tf.norm(_flat(x), axis=1), [-1] + [1] * (len(x.shape) - 1))
+    return like(tf.norm(flat(x), axis=1), x)
