@@ -55,7 +55,7 @@ class Attack:
         import tensorflow as tf
 
         check_logits(model)
-        x, y = _checked_batch(x, y)
+        x, y = checked_batch(x, y)
         index = tf.range(tf.shape(x)[0]) if index is None else tf.convert_to_tensor(index)
         return tf.stop_gradient(self.run(logits_of(model), x, y, seed, index))
 
@@ -162,7 +162,8 @@ def logits_of(model) -> Callable:
     return model
 
 
-def _checked_batch(x, y):
+def checked_batch(x, y):
+    """Images as float32 and labels as int32, or a ValueError that says what is wrong with them."""
     import tensorflow as tf
 
     x = tf.cast(tf.convert_to_tensor(x), tf.float32)
