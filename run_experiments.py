@@ -119,7 +119,7 @@ def workdir_of(bound: Bound) -> Path:
     if "data.source" in bound.values:
         path /= data_name(bound.values["data.source"])
         sources = bound.changes.get("data.source", ())
-        if all(data_name(source) == source for source in sources):  # the folder says it all
+        if all(data_name(s) == s for s in sources if s is not None):  # the folder says it all
             changes.pop("data.source", None)
     seed = changes.pop("seed", None)
     if bound.options.trials is not None:

@@ -1,0 +1,147 @@
+"""A robustness report on a network that is there: of a run, a file, the zoo, or a random switch."""
+
+import contextlib
+import dataclasses
+import json
+import sys
+from pathlib import Path
+from typing import Literal
+
+from experiments.experiment import EXPERIMENTS, Experiment
+from experiments.finished import ticket_file
+from experiments.workdir import Workdir
+from rst_tf.attacks.autoattack import AutoAttack, Version
+from rst_tf.data import Data
+from rst_tf.registry import from_dict, to_dict
+
+
+@EXPERIMENTS.register("evaluation")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation(Experiment):
+    """A network under AutoAttack, with checks for masked gradients.
+
+    Leaves report.json and report.html; `run_analysis.py --leaderboard` collects them.
+
+    Args:
+        source: What is attacked: folder of a finished run (its best ticket of the last round), a
+            ticket file, a `.keras` file, a SavedModel's folder, or `zoo:NAME`. Several tickets of
+            one initialisation are a random switch, and want `version=rand`.
+        epsilon: Radius of the ball around the image, in [0, 1] units; 8/255 is accepted as text.
+        norm: Of the ball: linf, or l2 over all pixels of an image.
+        version: AutoAttack's list: standard, plus, rand (for randomised models) or custom.
+        attacks: A custom list, as `apgd-ce,pgd:steps=100:restarts=5,square`.
+        data: Images, of which the test split is used; none takes those of the run or of the zoo.
+        limit: So many test images, a fixed stratified draw; none takes all.
+        battery: Also look for signs of masked gradients, which takes about as long again.
+        twin: Undefended network for the check of transferred attacks, named as `source`.
+        name: What tables call it; empty takes it from the source.
+        batch_size: Images at a time.
+        seed: Of the attacks.
+    """
+
+    source: tuple[str, ...]
+    epsilon: float
+    norm: Literal["linf", "l2"] = "linf"
+    version: Version = "standard"
+    attacks: tuple[str, ...] = ()
+    data: Data | None = None
+    limit: int | None = 1000
+    battery: bool = True
+    twin: str | None = None
+    name: str = ""
+    batch_size: int = 250
+    seed: int = 0
+
+    def __post_init__(self):
+        if not self.source:
+            raise ValueError("source must name a network; received none")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; received {self.batch_size!r}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit must be at least 1; received {self.limit!r}")
+        AutoAttack(self.epsilon, self.norm, self.version, self.attacks)
+
+    def run(self, workdir):
+        """Attacks, unless the report is there; prints it."""
+        from rst_tf.robustness.report import RobustnessReport, report
+
+        model = network_of(self.source)
+        splits = (self.data or data_of(self.source[0])).load()
+        test = splits.test.limited(self.limit)
+        dataset = {"fingerprint": splits.fingerprint, "test_examples": len(test)}
+        with contextlib.closing(Workdir(workdir, to_dict(self), dataset)) as claimed:
+            file = claimed.path / "report.json"
+            if file.exists():
+                made = RobustnessReport.load(file)
+            else:
+                x, y = test.arrays()
+                print(f"{workdir}: {len(x):,} images, epsilon {self.epsilon:.4g}", file=sys.stderr)
+                made = report(
+                    model,
+                    x,
+                    y,
+                    self.epsilon,
+                    self.norm,
+                    version=self.version,
+                    attacks=self.attacks,
+                    battery=self.battery,
+                    twin=self.twin and network_of((self.twin,)),
+                    seed=self.seed,
+                    batch_size=self.batch_size,
+                    index=test.index,
+                    name=self.name or self._title(),
+                    dataset=(self.data or data_of(self.source[0])).source,
+                    state=claimed.path / "state.npz",
+                )
+                made.save_html(claimed.path / "report.html")
+                made.save(file)
+                (claimed.path / "state.npz").unlink(missing_ok=True)
+            print(made)
+            print(f"\nWritten to {claimed.path}: report.json and report.html")
+
+    def _title(self) -> str:
+        names = [Path(source.removeprefix("zoo:")).name for source in self.source]
+        return names[0] if len(names) == 1 else f"switch of {len(names)}"
+
+
+def network_of(source: tuple[str, ...]):
+    """The Keras model, or loaded SavedModel, that is meant.
+
+    Raises:
+        ValueError: There is none; or several that are not tickets of one initialisation.
+    """
+    from rst_tf import zoo
+    from rst_tf.attacks.attacked import load
+    from rst_tf.switch import Switch
+    from rst_tf.ticket import Ticket
+
+    if len(source) > 1:
+        tickets = [Ticket.load(ticket_file(one, "source")) for one in source]
+        return Switch(tickets[0].build(), tickets, per="example")
+    (one,) = source
+    if one.startswith("zoo:"):
+        return zoo.load(one.removeprefix("zoo:")).network()
+    path = Path(one)
+    if path.suffix == ".keras" or (path / "saved_model.pb").exists():
+        return load(path)
+    return Ticket.load(ticket_file(one, "source")).build()
+
+
+def data_of(source: str) -> Data:
+    """The data of the run, or of the entry of the zoo, that a network is from.
+
+    Raises:
+        ValueError: That cannot be told.
+    """
+    from rst_tf import zoo
+
+    if source.startswith("zoo:"):
+        return from_dict(Data, zoo.load(source.removeprefix("zoo:")).card.experiment["data"])
+    path = Path(source)
+    for folder in (path, path.parent, path.parent.parent):
+        try:
+            experiment = json.loads((folder / "config.json").read_text())["experiment"]
+            return from_dict(Data, experiment["data"])
+        except (OSError, ValueError, LookupError, TypeError):
+            continue
+    raise ValueError(f"data must be given: it is not told beside {source!r} what it was trained on")
