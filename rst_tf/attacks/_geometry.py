@@ -21,8 +21,7 @@ class Linf:
 
     def touching(self, x, noise, epsilon):
         """Noise as large as the ball allows: one pixel of it is at epsilon, before the box."""
-        largest = tf.reshape(self.size(noise), [-1] + [1] * (len(x.shape) - 1))
-        return _box(x + epsilon * noise / (largest + _TINY))
+        return _box(x + epsilon * noise / (like(self.size(noise), x) + _TINY))
 
     def direction(self, gradient):
         """Sign; 0 where the gradient is 0."""
