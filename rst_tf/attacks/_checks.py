@@ -96,7 +96,7 @@ def zero_gradients(logits, x, y, correct, size: int, classes: int) -> list[Findi
         input_signature=[tf.TensorSpec([None, *x.shape[1:]]), tf.TensorSpec([None], tf.int32)]
     )
     def flat(images, labels):
-        loss = losses.dlr if classes > 2 else losses.cross_entropy
+        loss = losses.difference_of_logits_ratio if classes > 2 else losses.cross_entropy
         _, gradient, z = value_and_gradient(logits, lambda z: loss(z, labels), images)
         if gradient is None:
             return tf.ones_like(labels, tf.bool)
