@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from rst_tf.attacks._geometry import flat, like
+from rst_tf.attacks._geometry import chosen, flat
 from rst_tf.attacks._losses import value_and_gradient
 from rst_tf.attacks._projections import dual
 
@@ -43,7 +43,7 @@ def nearest(logits, y, classes, norm):
             return (
                 k + 1,
                 tf.where(nearer, there, value),
-                tf.where(like(nearer, x), slope, normal),
+                chosen(nearer, slope, normal),
                 tf.where(nearer, far, distance),
             )
 

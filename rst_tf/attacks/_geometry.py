@@ -103,5 +103,13 @@ def like(values, x):
     return tf.reshape(values, [-1] + [1] * (len(x.shape) - 1))
 
 
+def chosen(flags, x, other):
+    """Examples of x where the flags [n] are true, of `other` elsewhere.
+
+    It copies whole examples, in a tenth of the time of `tf.where` with flags spread over pixels.
+    """
+    return tf.compat.v1.where(flags, x, other)
+
+
 def _length(x):
     return like(tf.norm(flat(x), axis=1), x)

@@ -47,23 +47,38 @@ def sides(shares: np.ndarray, height: int, width: int, odd: bool = False) -> np.
     return np.minimum(side, min(height, width))
 
 
-def pyramid(side: int, height: int | None = None) -> np.ndarray:
-    """Steps down from the middle of `height` (default: side) x `side` pixels, of length 1."""
-    rows = side if height is None else height
-    middle = np.array([rows // 2, side // 2]).reshape(2, 1, 1)
-    away = np.abs(np.indices((rows, side)) - middle).max(0)
-    terms = (np.arange(max(rows, side) // 2 + 1) + 1.0) ** -2
+def pyramid(rows: int, columns: int) -> np.ndarray:
+    """Steps that rise to the middle of rows x columns pixels, of length 1."""
+    middle = np.array([rows // 2, columns // 2]).reshape(2, 1, 1)
+    away = np.abs(np.indices((rows, columns)) - middle).max(0)
+    terms = (np.arange(max(middle.max(), 0) + 1) + 1.0) ** -2
     heights = np.cumsum(terms[::-1])[::-1][away]
     return heights / np.linalg.norm(heights)
 
 
 def bump(side: int) -> np.ndarray:
     """A pyramid over the upper half and one of the other sign below, float32, of length 1."""
-    if side == 1:
-        return np.full((1, 1), -1, np.float32)
-    halves = pyramid(side, side // 2), -pyramid(side, side - side // 2)
-    both = np.concatenate(halves)
+    both = np.concatenate([pyramid(side // 2, side), -pyramid(side - side // 2, side)])
     return (both / np.linalg.norm(both)).astype(np.float32)
+
+
+def tiles(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The bumps that the L2 attack starts with, five from top to bottom where they fit.
+
+    Returns:
+        The number of each pixel's tile, int [height, width], 0 also between and beside the tiles;
+        and the bumps, all standing and all lying, float32 [height, width], 0 beside the tiles.
+        Tiles that reach past an edge are cut.
+    """
+    side = max(height // 5, 1)
+    offset = max(height - 5 * side, 0) // 2
+    axes = [np.divmod(np.arange(n) - offset, side) for n in (height, width)]
+    (row, down), (column, across) = axes
+    here = (row >= 0) & (row < height // side), (column >= 0) & (column < width // side)
+    inside = here[0][:, np.newaxis] & here[1]
+    number = np.where(inside, row[:, np.newaxis] * (width // side) + column, 0)
+    shape = bump(side)
+    return number, *(s[down][:, across] * np.float32(inside) for s in (shape, shape.T))
 
 
 def paste(image, patch, row, column):
@@ -82,7 +97,7 @@ class Corners:
 
     Attributes:
         epsilon: Radius of the ball.
-        sides: Side of each query's square, int32 [queries].
+        sides: Side of each query's square, in pixels, int32 [queries].
         rows: Its first row, int32 [queries].
         columns: Its first column, int32 [queries].
         colours: Up or down for each channel, -1 or 1, float32 [queries, channels].
@@ -90,7 +105,7 @@ class Corners:
     """
 
     epsilon: float
-    sides: tf.Tensor
+    sides: np.ndarray
     rows: tf.Tensor
     columns: tf.Tensor
     colours: tf.Tensor
@@ -105,7 +120,7 @@ class Corners:
         stripes = random.example_uniform(random.fold(key, 1), index, (1, width, channels))
         return cls(
             epsilon,
-            tf.constant(side),
+            side,
             _below(noise[:, 0], height - side),
             _below(noise[:, 1], width - side),
             _signs(noise[:, 2:]),
@@ -119,7 +134,8 @@ class Corners:
     def change(self, query, best, x, index):
         """What to try instead of the best images so far."""
         del index
-        side, row, column = self.sides[query], self.rows[query], self.columns[query]
+        side = tf.constant(self.sides)[query]
+        row, column = self.rows[query], self.columns[query]
         inside = x[:, row : row + side, column : column + side]
         return paste(best, self._corner(inside, self.colours[query]), row, column)
 
@@ -133,7 +149,7 @@ class Bumps:
 
     Attributes:
         epsilon: Radius of the ball.
-        sides: Side of each query's windows, [queries].
+        sides: Side of each query's windows, in pixels, int32 [queries].
         places: Uniform numbers, float32 [queries, 5]: where the two windows lie, and whether the
             bump stands or lies.
         turns: Uniform numbers, one per tile of the start, float32 [tiles].
@@ -153,25 +169,23 @@ class Bumps:
         """As `Corners.drawn`."""
         height, width, channels = shape
         side = sides(shares, height, width, odd=True)
-        tiles = int(_tiles(height, width).max()) + 1
-        colours = random.example_uniform(random.fold(key, 1), index, (tiles, channels))
+        count = int(tiles(height, width)[0].max()) + 1
+        colours = random.example_uniform(random.fold(key, 1), index, (count, channels))
         one = tf.zeros([1], tf.int32)
         return cls(
             epsilon,
             side,
             random.example_uniform(random.fold(key, 0), tf.range(len(side)), (5,)),
-            random.example_uniform(random.fold(key, 2), one, (tiles,))[0],
+            random.example_uniform(random.fold(key, 2), one, (count,))[0],
             random.fold(key, 3),
             _signs(colours),
         )
 
     def start(self, x):
         """The first images to try: a bump in each tile of a grid of five by five or more."""
-        tiles = _tiles(*x.shape[1:3])
-        standing, lying = (tf.constant(g) for g in _grid(*x.shape[1:3]))
-        turned = tf.gather(self.turns, np.maximum(tiles, 0)) > 0.5
-        shape = tf.where(turned, lying, standing)[:, :, tf.newaxis]
-        delta = shape * tf.gather(self.colours, np.maximum(tiles, 0), axis=1)
+        number, standing, lying = tiles(*x.shape[1:3])
+        shape = tf.where(tf.gather(self.turns, number) > 0.5, lying, standing)
+        delta = shape[:, :, tf.newaxis] * tf.gather(self.colours, number, axis=1)
         return self._at_radius(x, delta)
 
     def change(self, query, best, x, index):
@@ -197,11 +211,9 @@ class Bumps:
 
     def _bump(self, query, turn):
         """The bump of a query, [side, side, 1]."""
-        values, first = np.unique(self.sides, return_index=True)
-        order = np.argsort(first)
-        kind = tf.searchsorted(np.sort(first).astype(np.int32), query[tf.newaxis], "right")[0] - 1
-        shapes = [lambda s=int(values[i]): tf.constant(bump(s)) for i in order]
-        shape = tf.switch_case(kind, shapes)
+        values, kind = np.unique(self.sides, return_inverse=True)
+        shapes = [lambda side=side: tf.constant(bump(side)) for side in values.tolist()]
+        shape = tf.switch_case(tf.constant(kind, tf.int32)[query], shapes)
         return tf.where(turn > 0.5, tf.transpose(shape), shape)[:, :, tf.newaxis]
 
     def _at_radius(self, x, delta):
@@ -210,33 +222,6 @@ class Bumps:
 
 
 MOVES = {"linf": Corners, "l2": Bumps}
-
-
-def _tiles(height: int, width: int) -> np.ndarray:
-    """Number of each pixel's tile, int [height, width]; -1 outside all.
-
-    A tile's side is a fifth of the height. Where tiles reach past an edge they are cut.
-    """
-    side = max(height // 5, 1)
-    offset = max(height - 5 * side, 0) // 2
-    row = (np.arange(height) - offset) // side
-    column = (np.arange(width) - offset) // side
-    row = np.where(np.arange(height) < offset, -1, row)
-    column = np.where(np.arange(width) < offset, -1, column)
-    across = max(int(column.max()) + 1, 1)
-    numbers = row[:, np.newaxis] * across + column
-    return np.where((row[:, np.newaxis] < 0) | (column < 0), -1, numbers)
-
-
-def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """The bumps of all tiles, all standing and all lying, float32 [height, width]."""
-    side = max(height // 5, 1)
-    offset = max(height - 5 * side, 0) // 2
-    shape = bump(side)
-    rows, columns = ((np.arange(n) - offset) % side for n in (height, width))
-    inside = _tiles(height, width) >= 0
-    grids = (s[rows][:, columns] * inside for s in (shape, shape.T))
-    return tuple(g.astype(np.float32) for g in grids)
 
 
 def _below(uniform, most):

@@ -67,12 +67,10 @@ class FAB(Tries):
 
     def attempt(self, logits, x, y, seed, index, trial):
         """The nearest misclassified image of one try; the clean one if none lies in the ball."""
-        import tensorflow as tf
-
-        from rst_tf.attacks._geometry import like
+        from rst_tf.attacks._geometry import chosen
 
         found, size = self.walk(logits, x, y, seed, index, trial)
-        return tf.where(like(size > self.epsilon, x), x, found)
+        return chosen(size > self.epsilon, x, found)
 
     def closest(self, model, x, y, *, seed=0, index=None):
         """The nearest misclassified image over all tries, at whatever distance.
@@ -90,7 +88,7 @@ class FAB(Tries):
         """
         import tensorflow as tf
 
-        from rst_tf.attacks._geometry import like
+        from rst_tf.attacks._geometry import chosen
 
         check_logits(model)
         x, y = checked_batch(x, y)
@@ -101,7 +99,7 @@ class FAB(Tries):
         def go(trial, nearest, least):
             found, size = attack.walk(logits, x, y, seed, index, trial)
             nearer = size < least
-            nearest = tf.where(like(nearer, x), found, nearest)
+            nearest = chosen(nearer, found, nearest)
             return trial + 1, nearest, tf.where(nearer, size, least)
 
         start = (tf.constant(0), x, tf.fill([tf.shape(x)[0]], float("inf")))
@@ -113,7 +111,7 @@ class FAB(Tries):
         import tensorflow as tf
 
         from rst_tf.attacks import _boundaries as boundaries
-        from rst_tf.attacks._geometry import NORMS, flat, like
+        from rst_tf.attacks._geometry import NORMS, chosen, flat
         from rst_tf.attacks._losses import defeated, ranked
         from rst_tf.attacks._projections import PROJECTIONS
 
@@ -142,9 +140,9 @@ class FAB(Tries):
             moved = tf.reshape(tf.clip_by_value(moved, 0.0, 1.0), tf.shape(x))
             wrong, size = defeated(logits(moved), y), size_of(moved - x)
             nearer = wrong & (size < least)
-            found = tf.where(like(nearer, x), moved, found)
+            found = chosen(nearer, moved, found)
             least = tf.where(nearer, size, least)
-            now = tf.where(like(wrong, x), x + self.backward * (moved - x), moved)
+            now = chosen(wrong, x + self.backward * (moved - x), moved)
             return i + 1, now, found, least
 
         unknown = tf.fill([tf.shape(x)[0]], float("inf"))
@@ -153,7 +151,7 @@ class FAB(Tries):
             lambda i, *_: i < self.steps, step, start, maximum_iterations=self.steps
         )[2:]
         wrong = defeated(clean, y)
-        return tf.where(like(wrong, x), x, found), tf.where(wrong, 0.0, least)
+        return chosen(wrong, x, found), tf.where(wrong, 0.0, least)
 
     def _start(self, x, seed, index, trial):
         """The image in the first restart, later a point at most epsilon / 2 away."""

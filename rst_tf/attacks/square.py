@@ -51,10 +51,8 @@ class Square(Tries):
 
     def attempt(self, logits, x, y, seed, index, trial):
         """The images that one run breaks; the clean image where it breaks none."""
-        import tensorflow as tf
-
         from rst_tf import random
-        from rst_tf.attacks._geometry import like
+        from rst_tf.attacks._geometry import chosen
         from rst_tf.attacks._windows import MOVES, fractions
 
         if len(x.shape) != 4:
@@ -65,7 +63,7 @@ class Square(Tries):
         shares = fractions(self.queries, self.p_init, self.rescale)
         moves = MOVES[self.norm].drawn(self.epsilon, shares, tuple(x.shape[1:]), key, index)
         found, margins = self.search(logits, x, y, index, moves)
-        return tf.where(like(margins > 0, x), x, found)
+        return chosen(margins > 0, x, found)
 
     def search(self, logits, x, y, index, moves):
         """The best images of one run, and how far they are right.
@@ -82,7 +80,7 @@ class Square(Tries):
         """
         import tensorflow as tf
 
-        from rst_tf.attacks._geometry import like
+        from rst_tf.attacks._geometry import chosen
 
         judge = self._judge(logits)
 
@@ -91,7 +89,7 @@ class Square(Tries):
             new_loss, new_margin = judge(tried, y)
             lower = new_loss < loss
             better = (margin > 0) & (lower | (new_margin <= 0))
-            best = tf.where(like(better, x), tried, best)
+            best = chosen(better, tried, best)
             loss = tf.where((margin > 0) & lower, new_loss, loss)
             return i + 1, best, loss, tf.where(better, new_margin, margin)
 
