@@ -46,6 +46,9 @@ _HOME = {
     "switch_robustness": "switch_evaluation",
     "export": "artefacts",
     "robustify": "robustifying",
+    "report": "robustness.report",
+    "RobustnessReport": "robustness.report",
+    "compare": "robustness.comparing",
     "Data": "data",
     "batches": "data",
 }

@@ -36,6 +36,7 @@ RANKS = (
     {"artefacts", "artefact_formats", "portable"},
     {"analysis"},
     {"switch_evaluation"},
+    {"robustness"},
     {"robust_report"},
     {"robustifying"},
     {"zoo"},
@@ -103,6 +104,7 @@ CHEAP = {
         "from rst_tf.registry import _REGISTRY_OF; [list(r) for r in _REGISTRY_OF.values()]"
     ),
     "analysis": "import rst_tf.analysis.report",
+    "leaderboard": "import rst_tf.robustness.leaderboard, rst_tf.robustness.report",
     "zoo": "import rst_tf.zoo.add; rst_tf.zoo.names()",
 }
 

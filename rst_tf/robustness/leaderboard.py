@@ -1,0 +1,246 @@
+"""Reports of several networks in one table for each data set, norm, epsilon and number of images.
+
+Two epsilons never share a table: their numbers are not of one kind.
+"""
+
+import dataclasses
+import glob
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rst_tf.analysis import formats, page, printing
+from rst_tf.analysis.report import write_files
+from rst_tf.robustness import page as pages
+from rst_tf.robustness import wording
+from rst_tf.robustness.record import RobustnessReport
+
+FILE = "report.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Board:
+    """Reports that can be compared.
+
+    Attributes:
+        dataset: What the images are of, "" if no report tells.
+        norm: Of the ball.
+        epsilon: Radius of the ball.
+        examples: Number of images.
+        reports: By falling robust accuracy; those with errors below the others.
+    """
+
+    dataset: str
+    norm: str
+    epsilon: float
+    examples: int
+    reports: tuple[RobustnessReport, ...]
+
+    @property
+    def title(self) -> str:
+        """The board in a few words."""
+        data = self.dataset or "images of unknown origin"
+        return f"{data}, {wording.ball(self.norm, self.epsilon)}, {self.examples:,} images"
+
+
+def reports_of(pattern: str | Sequence[str]) -> list[RobustnessReport]:
+    """The reports of files, and of folders that hold a report.json somewhere.
+
+    Args:
+        pattern: A glob or several.
+
+    Raises:
+        ValueError: A glob matches nothing, or nothing of a report.
+    """
+    patterns = [pattern] if isinstance(pattern, str) else pattern
+    files: dict[Path, None] = {}
+    for each in patterns:
+        found = [file for path in sorted(glob.glob(each, recursive=True)) for file in _files(path)]
+        if not found:
+            raise ValueError(f"no report: {each!r} matches no JSON file or folder with {FILE}")
+        files |= dict.fromkeys(found)
+    return [RobustnessReport.load(file) for file in files]
+
+
+def _files(path: str) -> list[Path]:
+    path = Path(path)
+    return sorted(path.rglob(FILE)) if path.is_dir() else [path] if path.suffix == ".json" else []
+
+
+def boards_of(reports: Iterable[RobustnessReport]) -> tuple[Board, ...]:
+    """One board per data set, norm, epsilon and number of images, in that order."""
+    members: dict[tuple, list[RobustnessReport]] = {}
+    for report in reports:
+        dataset = str(report.facts.get("dataset", ""))
+        key = (dataset, report.norm, report.epsilon, len(report))
+        members.setdefault(key, []).append(report)
+    return tuple(
+        Board(*key, tuple(sorted(each, key=lambda r: (bool(r.errors), -r.robust_accuracy, r.name))))
+        for key, each in sorted(members.items())
+    )
+
+
+def columns(board: Board) -> list[printing.Column]:
+    """The printed columns of a board; those that nothing is known for are left out."""
+    reports = board.reports
+    alone = "each alone, on all images"
+    known = dict.fromkeys(name for report in reports for name in _singles(report))
+    density = [_density(report) for report in reports]
+    shares = iter(formats.percentages([d for d in density if d] or [1.0]))
+    spec: list[tuple[str, str, list[str]]] = [
+        ("", "network", [report.name for report in reports]),
+        ("", "density", ["" if d is None else next(shares) for d in density]),
+        ("", "non-zero", [_count(report.model.get("nonzero")) for report in reports]),
+        ("", "clean", [_percent(report, report.accuracy) for report in reports]),
+    ]
+    spec += [
+        (alone, wording.title_of(name), [_single(report, name) for report in reports])
+        for name in known
+    ]
+    worst = "worst case of the list"
+    spec += [
+        (worst, "robust", [_robust(report) for report in reports]),
+        (worst, "95 % interval", [wording.span(r.interval, wording.digits(r)) for r in reports]),
+        ("", "median norm", [_norm(report) for report in reports]),
+        ("", "list", [report.version for report in reports]),
+        ("", "flags", [_flags(report) for report in reports]),
+    ]
+    made = [printing.Column(group, head, tuple(cells)) for group, head, cells in spec]
+    return [column for column in made if any(column.cells)]
+
+
+def notes(board: Board) -> list[str]:
+    """What a reader must know of a board."""
+    said = [f"Percent; {board.title}. Ordered by robust accuracy."]
+    if board.examples < wording.INDICATIVE:
+        said.append(f"Indicative only: fewer than {wording.INDICATIVE:,} images.")
+    if len({report.data["fingerprint"] for report in board.reports}) > 1:
+        said.append("Not all networks were tried on the same images: rows are not paired.")
+    if any(report.errors for report in board.reports):
+        said.append("<=: an upper bound, unreliable; flags with ! are the errors that make it so.")
+    said += [
+        f"{report.name}: {_marked(finding)}: {finding.text}."
+        for report in board.reports
+        for finding in (*report.errors, *report.warnings)
+    ]
+    return said
+
+
+def records(boards: Iterable[Board]) -> list[dict[str, Any]]:
+    """Unrounded numbers, one record per report, for CSV."""
+    found = []
+    for board in boards:
+        for report in board.reports:
+            low, high = report.interval
+            found.append(
+                {
+                    "dataset": board.dataset,
+                    "norm": board.norm,
+                    "epsilon": board.epsilon,
+                    "examples": board.examples,
+                    "network": report.name,
+                    "architecture": wording.architecture(report),
+                    "density": _density(report) or "",
+                    "nonzero": report.model.get("nonzero", ""),
+                    "parameters": report.model.get("parameters", ""),
+                    "accuracy": report.accuracy,
+                    **{f"alone_{n}": float(f.mean()) for n, f in _singles(report).items()},
+                    "robust_accuracy": report.robust_accuracy,
+                    "robust_accuracy_low": low,
+                    "robust_accuracy_high": high,
+                    "best_known": report.best_known,
+                    "median_norm": "" if report.median_norm is None else report.median_norm,
+                    "version": report.version,
+                    "seed": report.seed,
+                    "reliable": not report.errors,
+                    "errors": " ".join(f.check for f in report.errors),
+                    "warnings": " ".join(f.check for f in report.warnings),
+                    "seconds": report.seconds,
+                    "images": report.data["fingerprint"],
+                    "fingerprint": report.model.get("fingerprint", ""),
+                }
+            )
+    return found
+
+
+def text(boards: Iterable[Board]) -> str:
+    """All boards, for a terminal."""
+    return "\n\n".join(printing.text(columns(board), notes(board)) for board in boards)
+
+
+def markdown(boards: Iterable[Board]) -> str:
+    """All boards as Markdown."""
+    return "\n".join(
+        f"## {board.title}\n\n{printing.markdown(columns(board), notes(board), 'each alone')}"
+        for board in boards
+    )
+
+
+def html(boards: Iterable[Board]) -> str:
+    """All boards as one page."""
+    parts = [
+        page.section(
+            board.title,
+            page.table(columns(board), notes(board), prose=("network", "list", "flags")),
+        )
+        for board in boards
+    ]
+    return pages.document("Robust accuracy", *parts)
+
+
+def write(pattern: str | Sequence[str], out: str | Path) -> None:
+    """Writes leaderboard.txt, .md, .csv and .html of the reports of a glob, and prints them."""
+    boards = boards_of(reports_of(pattern))
+    files: dict[str, str | bytes] = {
+        "leaderboard.txt": text(boards) + "\n",
+        "leaderboard.md": markdown(boards),
+        "leaderboard.csv": printing.comma_separated(records(boards)),
+        "leaderboard.html": html(boards),
+    }
+    write_files(out, files)
+    print(text(boards))
+    print("\n".join(["", *(f"leaderboard  {Path(out, name)}" for name in files), ""]))
+
+
+def _singles(report) -> dict[str, Any]:
+    """What is known of single attacks on all images: the first of the list is one."""
+    found = dict(report.alone)
+    if report.outcome.attacks:
+        first = report.outcome.attacks[0]
+        found.setdefault(first, report.outcome.correct & (report.outcome.broken_by != 0))
+    return found
+
+
+def _single(report, name: str) -> str:
+    held = _singles(report).get(name)
+    return "" if held is None else _percent(report, float(held.mean()))
+
+
+def _percent(report, share: float) -> str:
+    return f"{100 * share:.{wording.digits(report)}f}"
+
+
+def _robust(report) -> str:
+    return f"{'<= ' if report.errors else ''}{_percent(report, report.robust_accuracy)}"
+
+
+def _density(report) -> float | None:
+    return report.facts.get("density", report.model.get("density"))
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _norm(report) -> str:
+    return "" if report.median_norm is None else f"{report.median_norm:.3g}"
+
+
+def _flags(report) -> str:
+    """Errors first, each name once."""
+    names = [_marked(finding) for finding in (*report.errors, *report.warnings)]
+    return ", ".join(dict.fromkeys(names)) or ("" if report.checks else "not checked")
+
+
+def _marked(finding) -> str:
+    return f"{finding.check}!" if finding.level == "error" else finding.check
