@@ -10,6 +10,7 @@ import pathlib
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 FIXTURE = pathlib.Path(__file__).parent / "fixtures" / "aa_digits_fixture.npz"
 
@@ -44,15 +45,16 @@ EPSILON = 0.15
 @functools.cache
 def network() -> keras.Model:
     """The network that the reference attacked; it returns logits."""
-    model = keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            keras.layers.Conv2D(16, 3, padding="same", activation="relu"),
-            keras.layers.Conv2D(32, 3, strides=2, padding="same", activation="relu"),
-            keras.layers.Flatten(),
-            keras.layers.Dense(64, activation="relu"),
-            keras.layers.Dense(10),
-        ]
-    )
-    model.set_weights([fixture()[f"w{i}"] for i in range(8)])
+    with tf.init_scope():  # also where a graph is being traced
+        model = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                keras.layers.Conv2D(16, 3, padding="same", activation="relu"),
+                keras.layers.Conv2D(32, 3, strides=2, padding="same", activation="relu"),
+                keras.layers.Flatten(),
+                keras.layers.Dense(64, activation="relu"),
+                keras.layers.Dense(10),
+            ]
+        )
+        model.set_weights([fixture()[f"w{i}"] for i in range(8)])
     return model

@@ -155,7 +155,7 @@ class Ascent:
             return number + 1, total + gradient, values, right
 
         nothing = tf.zeros(tf.shape(batch.y)[:1])
-        start = (tf.constant(0), tf.zeroslike(now), nothing, nothing > 0)
+        start = (tf.constant(0), tf.zeros_like(now), nothing, nothing > 0)
         _, total, values, right = tf.while_loop(lambda i, *_: i < count, another, start)
         return values, total / count, right
 

@@ -130,6 +130,7 @@ def _seen_as_one(logits, weights):
 
 
 def _for_each_network(labels, logits):
+    labels = tf.cast(labels, tf.int32)
     if len(logits.shape) == 3:
         return tf.broadcast_to(labels, tf.shape(logits)[:-1])
     return labels
