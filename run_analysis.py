@@ -12,6 +12,9 @@ python run_analysis.py --compare 'runs/reset_s*' 'runs/dense_s*' --compare_round
     --compare=A,B is the same; globs are quoted, and runs are paired by seed
 python run_analysis.py --claims=results/claims.yaml        writes results/claims.csv
     the file's format is described in rst_tf/analysis/claims.py
+python run_analysis.py --leaderboard='runs/evaluation/*' --out=board
+    robustness reports (report.json, or folders that hold some) in one table per data set, norm,
+    epsilon and number of images: leaderboard.txt, .md, .csv and .html
 
 A folder of trials (runs/mnist with runs/mnist/seed_0, ...) stands for its trials.
 """
@@ -29,7 +32,8 @@ OUT = flags.DEFINE_string(
     "out",
     None,
     "Folder of the one report over all runs. If none: <folder>/report for each folder of --runs, "
-    "<A>_vs_<B> beside A for --compare, the file's folder for --claims.",
+    "<A>_vs_<B> beside A for --compare, the file's folder for --claims, the folder above the "
+    "first wildcard for --leaderboard.",
 )
 STEP = flags.DEFINE_integer(
     "step",
@@ -61,6 +65,9 @@ COMPARE_UPDATES = flags.DEFINE_enum(
     "weights have seen since they were drawn, or all that were spent, earlier rounds included.",
 )
 CLAIMS = flags.DEFINE_string("claims", None, "YAML file of claims to try on runs.")
+LEADERBOARD = flags.DEFINE_list(
+    "leaderboard", [], "Robustness reports: a glob of files or folders, or several."
+)
 STRICT = flags.DEFINE_bool("strict", False, "A claim without data is an error.")
 
 
@@ -79,6 +86,10 @@ def analyse(compared: Sequence[str]) -> None:
     check_flags(bool(compared))
     found = found_runs("runs", RUNS.value) if RUNS.value else {}
     out, sections, results = OUT.value, [], []
+    if LEADERBOARD.value:
+        from rst_tf.robustness import leaderboard
+
+        leaderboard.write(LEADERBOARD.value, out or above_wildcard(LEADERBOARD.value[0]))
     if compared:
         out = out or beside(*compared)
         section, every = compare(compared, out)
@@ -146,10 +157,13 @@ def check_flags(comparing: bool) -> None:
     """Refuses what would have no effect."""
     claiming = CLAIMS.value is not None
     reporting = bool(RUNS.value) or comparing
-    if not reporting and not claiming:
+    ranking = bool(LEADERBOARD.value)
+    if not reporting and not claiming and not ranking:
         raise ValueError("--runs: expected the glob of a workdir; received nothing")
     if RUNS.value and (comparing or claiming) and OUT.value is None:
         raise ValueError("--out: --runs with --compare or --claims needs a folder; received none")
+    if ranking and (reporting or claiming) and OUT.value is None:
+        raise ValueError("--out: --leaderboard with other flags needs a folder; received none")
     for needed, there, holders in (
         ("--runs or --compare", reporting, (STEP, LABELS, ROUNDS)),
         ("--runs", bool(RUNS.value), (FAMILIES,)),
@@ -177,6 +191,14 @@ def beside(first: str, second: str) -> Path:
     ]
     names = [re.sub(r"[^\w.-]", "", folder.name).strip("_.-") for folder in folders]
     return folders[0].parent / "_vs_".join(names)
+
+
+def above_wildcard(pattern: str) -> Path:
+    """The folder of a glob that has no wildcard in it: where the file is, if there is none."""
+    parts = Path(pattern).parts
+    plain = next((i for i, part in enumerate(parts) if re.search(r"[*?[]", part)), len(parts))
+    folder = Path(*parts[:plain])
+    return folder.parent if folder.suffix == ".json" else folder
 
 
 def parse(argv: list[str]) -> list[str]:
