@@ -1,7 +1,10 @@
 """Attacks: each a frozen dataclass that is callable. `ATTACKS` maps names to classes."""
 
+from rst_tf.attacks.apgd import APGD
 from rst_tf.attacks.attack import ATTACKS, Attack
+from rst_tf.attacks.carlini_wagner import CarliniWagner
 from rst_tf.attacks.fgsm import FGSM
 from rst_tf.attacks.pgd import PGD
+from rst_tf.attacks.transferred import Transferred
 
-__all__ = ["ATTACKS", "FGSM", "PGD", "Attack"]
+__all__ = ["APGD", "ATTACKS", "FGSM", "PGD", "Attack", "CarliniWagner", "Transferred"]
