@@ -35,7 +35,7 @@ class Survivors:
         self.progress = Progress(progress, len(x))
         self.random = auto.version == "rand"
         self.logits, self.findings = attacked(model)
-        first = x[:batch_size]
+        first = tf.constant(x[:batch_size])
         if _checks.are_probabilities(np.asarray(self.logits(first))):
             self.logits = logarithms(self.logits)
             self.findings.append(_checks.PROBABILITIES)
@@ -137,7 +137,7 @@ class Survivors:
         labels, finite, _ = (np.concatenate(p) for p in zip(*parts, strict=True))
         if not finite.all():
             raise ValueError(f"logits are not finite for {int((~finite).sum())} clean images")
-        self.classes = int(self.logits(self.x[:1]).shape[-1])
+        self.classes = int(self.logits(tf.constant(self.x[:1])).shape[-1])
         if self.y.max() >= self.classes:
             raise ValueError(
                 f"y must be labels below {self.classes}, the number of logits; received "
