@@ -87,6 +87,7 @@ class CarliniWagner(Attack):
         import tensorflow as tf
 
         from rst_tf.attacks._geometry import like
+        from rst_tf.attacks._losses import defeated
 
         zeros = tf.zeros(tf.shape(y))
         searches = _given(self.searches, 9)
@@ -99,10 +100,11 @@ class CarliniWagner(Attack):
             return number + 1, constant, below, above, found, length
 
         first, infinite = zeros + _given(self.constant, 0.01), zeros + float("inf")
+        length = tf.where(defeated(logits(x), y), zeros, infinite)
         found, length = tf.while_loop(
             lambda number, *_: number < searches,
             search,
-            (tf.constant(0), first, zeros, infinite, x, infinite),
+            (tf.constant(0), first, zeros, infinite, x, length),
             maximum_iterations=searches,
         )[4:]
         return tf.where(like(length <= self.epsilon, x), found, x)
