@@ -108,9 +108,7 @@ def compare(first: RobustnessReport, second: RobustnessReport) -> Comparison:
     for what in ("norm", "epsilon"):
         here, there = getattr(first, what), getattr(second, what)
         if here != there:
-            raise ValueError(
-                f"{what} must be equal to compare reports; received {here} and {there}"
-            )
+            raise ValueError(f"{what} must be equal in both reports; received {here} and {there}")
     if first.data["fingerprint"] != second.data["fingerprint"]:
         raise ValueError(
             "reports must be of the same images in the same order; received "

@@ -29,7 +29,8 @@ def _of_network(model) -> dict[str, Any]:
 
     masked = [m for layer in masked_layers(model) for m in layer.masked.values()]
     own = {id(v) for m in masked for v in (m.kernel, m.mask, m.scores) if v is not None}
-    states = [v for v in model.variables if "seed_generator" not in v.path]
+    # Counters and the states of random generators are integers, and change when a model is called.
+    states = [v for v in model.variables if "int" not in v.dtype or id(v) in own]
     rest = [np.asarray(v) for v in states if id(v) not in own]
     kernels = [np.asarray(m.effective()) for m in masked]
     found = {"kind": type(model).__name__, "architecture": model.name, **_counts(kernels + rest)}

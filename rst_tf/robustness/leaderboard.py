@@ -89,6 +89,8 @@ def columns(board: Board) -> list[printing.Column]:
     shares = iter(formats.percentages([d for d in density if d] or [1.0]))
     spec: list[tuple[str, str, list[str]]] = [
         ("", "network", [report.name for report in reports]),
+        ("", "architecture", [str(report.facts.get("architecture", "")) for report in reports]),
+        ("", "training", [str(report.facts.get("training", "")) for report in reports]),
         ("", "density", ["" if d is None else next(shares) for d in density]),
         ("", "non-zero", [_count(report.model.get("nonzero")) for report in reports]),
         ("", "clean", [_percent(report, report.accuracy) for report in reports]),
@@ -181,11 +183,15 @@ def html(boards: Iterable[Board]) -> str:
     parts = [
         page.section(
             board.title,
-            page.table(columns(board), notes(board), prose=("network", "list", "flags")),
+            page.table(
+                columns(board),
+                notes(board),
+                prose=("network", "architecture", "training", "list", "flags"),
+            ),
         )
         for board in boards
     ]
-    return pages.document("Robust accuracy", *parts)
+    return pages.document("Robust accuracy", *parts, pages.meanings(), kind="wide")
 
 
 def write(pattern: str | Sequence[str], out: str | Path) -> None:
@@ -239,7 +245,7 @@ def _norm(report) -> str:
 def _flags(report) -> str:
     """Errors first, each name once."""
     names = [_marked(finding) for finding in (*report.errors, *report.warnings)]
-    return ", ".join(dict.fromkeys(names)) or ("" if report.checks else "not checked")
+    return ", ".join(dict.fromkeys(names)) or ("none" if report.checks else "not checked")
 
 
 def _marked(finding) -> str:

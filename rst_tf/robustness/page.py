@@ -7,7 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
+import numpy as np
+
 from rst_tf.analysis import page, style
+from rst_tf.analysis.printing import Column
 from rst_tf.analysis.settings import flat, scalar
 from rst_tf.robustness import pictures, wording
 from rst_tf.robustness.battery import CHECKS
@@ -23,6 +26,8 @@ td.error { color: #a33a00; } td.skipped, td.note { color: var(--soft); font-weig
 table.findings td, table.findings th { text-align: left; white-space: normal; vertical-align: top; }
 table.findings td:first-child { white-space: nowrap; }
 table.findings .why { color: var(--soft); display: block; }
+main.wide { max-width: 80rem; overflow: visible; }
+main.wide td.text, main.wide th.text { min-width: 5rem; }
 """
 )
 
@@ -41,18 +46,20 @@ def html(report) -> str:
     return document(f"Robustness of {report.name}", _head(report), *parts)
 
 
-def document(title: str, *body: str) -> str:
+def document(title: str, *body: str, kind: str = "") -> str:
     """A page of parts.
 
     Args:
         title: Text.
         body: HTML.
+        kind: wide for tables of many columns.
     """
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8" />\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1" />\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f"<main>\n<h1>{escape(title)}</h1>\n{''.join(body)}</main>\n</body>\n</html>\n"
+        f'<main class="{kind}">\n<h1>{escape(title)}</h1>\n'
+        f"{''.join(body)}</main>\n</body>\n</html>\n"
     )
 
 
@@ -96,6 +103,17 @@ def _checks(report) -> str:
     ]
     among = f"On {len(report.points):,} of the images."
     return page.section("Checks for masked gradients", page.paragraphs([among]), _levels(rows))
+
+
+def meanings() -> str:
+    """What every check asks for, and what it means where it does not hold; a section."""
+    columns = [
+        Column("", "check", tuple(check.name for check in CHECKS)),
+        Column("", "what should hold", tuple(check.title for check in CHECKS)),
+        Column("", "if it does not", tuple(check.meaning for check in CHECKS)),
+    ]
+    prose = [column.header for column in columns]
+    return page.section("What the flags mean", page.table(columns, [], prose=prose))
 
 
 def _levels(rows: Sequence[tuple[str, str, str, str]]) -> str:
@@ -142,10 +160,12 @@ def _norms_caption(report) -> str:
     if norms is None:
         return ""
     beyond = int((norms > report.epsilon).sum())
+    unknown = int(np.isinf(norms).sum())
+    none = f"; of {unknown:,} of them none was found, and they are not shown" if unknown else ""
     return (
         f"The perturbation that FAB needed for each of {len(norms):,} images, whatever epsilon; "
         f"dashed: the median, {report.median_norm:.4g}. Images that are wrong without an attack "
-        f"count as 0, and {beyond:,} lie beyond epsilon."
+        f"count as 0, and {beyond:,} lie beyond epsilon{none}."
     )
 
 

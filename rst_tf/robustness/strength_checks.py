@@ -28,7 +28,7 @@ def stronger_kinds(case: Case, battery):
     left = {name: case.share(case.withstands(attack)) for name, attack in attacks.items()}
     rise = _largest_rise(list(left.values()))
     level = "warning" if above(rise, battery.stronger, len(case)) else "passed"
-    return level, f"{_chain(left)} are left", {"accuracy": left, "rise": rise}
+    return level, _chain(left), {"accuracy": left, "rise": rise}
 
 
 def more_steps(case: Case, battery):
@@ -40,7 +40,7 @@ def more_steps(case: Case, battery):
     rise = _largest_rise(values)
     usual = values[battery.steps.index(100)] if 100 in battery.steps else values[0]
     fall = usual - values[-1]
-    said = f"{_chain(left)} are left after so many steps"
+    said = _chain(left, " steps")
     numbers = {"accuracy": left, "rise": rise, "fall": fall}
     if above(rise, battery.rise, len(case)):
         return "warning", f"{said}: accuracy rises with steps", numbers
@@ -93,8 +93,7 @@ def more_restarts(case: Case, battery):
             left[str(restart + 1)] = case.share(held)
     missed = case.share(case.robust & ~held)
     level = "warning" if above(missed, battery.converged, len(case)) else "passed"
-    text = f"{_chain(left)} are left after so many starts; they break {percent(missed)} that no "
-    text += "attack of the list had broken"
+    text = f"{_chain(left, ' starts')}; {percent(missed)} broken that withstood the whole list"
     return level, text, {"accuracy": left, "missed": missed}
 
 
@@ -126,5 +125,6 @@ def _largest_rise(values: Sequence[float]) -> float:
     return float(max(0.0, np.max(np.asarray(values) - lowest)))
 
 
-def _chain(left: dict[str, float]) -> str:
-    return ", ".join(f"{name} {percent(share)}" for name, share in left.items())
+def _chain(left: dict[str, float], of: str = "") -> str:
+    """The numbers that attacks leave: `left after 20, 100 steps: 75.0 %, 74.1 %`."""
+    return f"left after {', '.join(left)}{of}: {', '.join(map(percent, left.values()))}"
