@@ -163,6 +163,23 @@ def test_a_damaged_state_is_refused(tmp_path):
         light(X[:8], Y[:8], state=state)
 
 
+def test_nothing_is_traced_again_as_survivors_become_fewer():
+    calls = []
+
+    def model(x):
+        calls.append(1)  # in Python: once for every place of a graph where the model stands
+        return digits.network()(x, training=False)
+
+    attacker = quick(attacks=LIGHT).against(model, X[:30])
+    first = run(attacker, X[:30], Y[:30], quick(attacks=LIGHT))
+    traced = len(calls)
+    second = run(attacker, X[:30], Y[:30], quick(attacks=LIGHT), batch_size=7)
+    run(attacker, X[30:41], Y[30:41], quick(attacks=LIGHT), seed=5)
+    assert len(calls) == traced and same(first, second)
+    with pytest.raises(ValueError, match="prepared for another list"):
+        run(attacker, X[:30], Y[:30])
+
+
 # what it takes
 
 

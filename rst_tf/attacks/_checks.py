@@ -85,35 +85,51 @@ def _dynamic(logits, x) -> list[Finding]:
     return [Finding("dynamic", "warning", text)]
 
 
-def zero_gradients(logits, x, y, correct, size: int, classes: int) -> list[Finding]:
-    """How many images that are classified right give DLR, or cross-entropy, no gradient at all.
+def without_gradient(logits, images, classes: int):
+    """A traced function: at which images [n, ...] of labels [n] DLR has no gradient at all, [n].
 
-    Looked at beside the clean image, at 1e-3 of noise, as where an attack begins.
+    Those that are misclassified do not count: DLR is constant where the label ranks third.
+
+    Args:
+        logits: From images to logits.
+        images: Their `TensorSpec`.
+        classes: Number of logits; with two, cross-entropy stands in.
     """
     from rst_tf.attacks import _losses as losses
 
-    @tf.function(
-        input_signature=[tf.TensorSpec([None, *x.shape[1:]]), tf.TensorSpec([None], tf.int32)]
-    )
-    def flat(images, labels):
-        loss = losses.difference_of_logits_ratio if classes > 2 else losses.cross_entropy
-        _, gradient, z = value_and_gradient(logits, lambda z: loss(z, labels), images)
-        if gradient is None:
-            return tf.ones_like(labels, tf.bool)
-        zero = NORMS["linf"].size(gradient) == 0
-        return zero & ~losses.defeated(z, labels)
+    loss = losses.difference_of_logits_ratio if classes > 2 else losses.cross_entropy
 
-    rows = np.flatnonzero(correct)
+    @tf.function(input_signature=[images, tf.TensorSpec([None], tf.int32)])
+    def flat(x, y):
+        _, gradient, z = value_and_gradient(logits, lambda z: loss(z, y), x)
+        if gradient is None:
+            return tf.ones_like(y, tf.bool)
+        return (NORMS["linf"].size(gradient) == 0) & ~losses.defeated(z, y)
+
+    return flat
+
+
+def zero_gradients(flat, x, y, size: int) -> list[Finding]:
+    """How many images, all classified right, give a gradient attack nothing to start from.
+
+    Looked at beside the clean image, at 1e-3 of noise, as where an attack begins.
+
+    Args:
+        flat: What `without_gradient` gave.
+        x: Images [n, ...].
+        y: Labels [n].
+        size: Images at a time.
+    """
     count = 0
-    for at in range(0, len(rows), size):
-        part = rows[at : at + size]
-        noise = random.example_uniform(0, part.astype(np.int64), x.shape[1:])
-        images = np.clip(x[part] + 1e-3 * (2 * noise.numpy() - 1), 0, 1)
-        count += int(flat(images, y[part]).numpy().sum())
+    for at in range(0, len(x), size):
+        part = x[at : at + size]
+        noise = random.example_uniform(at, np.arange(len(part)), x.shape[1:])
+        images = np.clip(part + 1e-3 * (2 * noise.numpy() - 1), 0, 1)
+        count += int(flat(images, y[at : at + size]).numpy().sum())
     if not count:
         return []
-    level = "error" if count > 0.01 * len(rows) else "warning"
-    text = f"no gradient at {count} of {len(rows)} images: gradient attacks cannot move them"
+    level = "error" if count > 0.01 * len(x) else "warning"
+    text = f"no gradient at {count} of {len(x)} images: gradient attacks cannot move them"
     return [Finding("zero gradient", level, text)]
 
 

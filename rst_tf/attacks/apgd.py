@@ -71,6 +71,10 @@ class APGD(Tries):
                 f"targets need loss='dlr'; received targets={self.targets} with loss={self.loss!r}"
             )
 
+    def judging(self) -> "APGD":
+        """Whose images are misclassified wherever it can."""
+        return dataclasses.replace(self, returns="adversarial")
+
     def fitted(self, classes: int) -> "APGD":
         """This attack against so many classes, its loss and number of targets as they allow.
 
@@ -114,8 +118,8 @@ class APGD(Tries):
         """See `Attack.attempt`; try `restart * targets + rank` has the class after `rank` others
         as its target.
         """
-        # One draw of a random network does not settle an image, and XLA, which knows the size of
-        # every batch, has no shapes that change.
+        # Not where one draw of a random network does not settle an image, nor where a batch's size
+        # is fixed, as XLA likes it.
         leave = self.returns == "adversarial" and self.eot == 1 and x.shape[0] is None
         tried = self._climb(logits, x, y, seed, index, trial, leave)
         return tried.best if self.returns == "best" else tried.adversarial

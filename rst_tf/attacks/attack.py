@@ -63,6 +63,10 @@ class Attack:
         """The attack itself, on checked float32 images and a callable that returns logits."""
         raise NotImplementedError
 
+    def judging(self) -> "Attack":
+        """The attack that judges a network which was trained with this one."""
+        return self
+
     def fitted(self, classes: int) -> "Attack":
         """This attack against so many classes: itself, unless it has no meaning there."""
         del classes

@@ -87,7 +87,7 @@ class AutoAttack:
 
         Args:
             model: Keras model, loaded SavedModel, callable from images to logits, or the path of a
-                `.keras` file or a SavedModel's folder.
+                `.keras` file or a SavedModel's folder; or what `against` gave.
             x: Images [n, ...] in [0, 1].
             y: Integer labels [n], or one-hot [n, classes].
             seed: Integer.
@@ -101,12 +101,32 @@ class AutoAttack:
             ValueError: Images outside [0, 1], wrong labels, logits that are not finite on clean
                 images; the state of another run.
         """
+        from rst_tf.attacks._attacker import Attacker
+        from rst_tf.attacks._checks import check_examples
         from rst_tf.attacks._survivors import Survivors
 
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; received batch_size={batch_size!r}")
         x, y = np.asarray(x, np.float32), _labels(y)
-        return Survivors(
-            self, model, x, y, seed=seed, batch_size=batch_size, index=index, progress=progress
-        ).run(state, images)
+        check_examples(x, y)
+        attacker = model if isinstance(model, Attacker) else self.against(model, x[:batch_size])
+        if attacker.auto != self:
+            raise ValueError(f"model was prepared for another list, {attacker.auto}")
+        survivors = Survivors(
+            attacker, x, y, seed=seed, batch_size=batch_size, index=index, progress=progress
+        )
+        return survivors.run(state, images)
+
+    def against(self, model, images):
+        """A model prepared for many runs: each attack is traced in the first of them only.
+
+        Args:
+            model: As `run` takes it.
+            images: A first batch [n, ...] in [0, 1], on which the model is looked at.
+        """
+        from rst_tf.attacks._attacker import Attacker
+
+        return Attacker(self, model, np.asarray(images, np.float32))
 
     def titles(self) -> tuple[str, ...]:
         """Names of the attacks in order; a name that comes twice is numbered."""

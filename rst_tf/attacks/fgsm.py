@@ -31,6 +31,10 @@ class FGSM(Attack):
         super().__post_init__()
         self.as_pgd()
 
+    def judging(self) -> "FGSM":
+        """With true labels, and cross-entropy unless an objective chooses."""
+        return dataclasses.replace(self, label="true", loss=None)
+
     def as_pgd(self) -> PGD:
         """The same attack as a PGD of one step."""
         longer = 1.25 if self.start == "uniform" else 1.0

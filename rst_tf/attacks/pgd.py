@@ -59,6 +59,10 @@ class PGD(Attack):
         if self.restarts > 1 and self.start == "clean":
             raise ValueError(f"restarts={self.restarts} from start='clean' would all be the same")
 
+    def judging(self) -> "PGD":
+        """With true labels, and cross-entropy unless an objective chooses."""
+        return dataclasses.replace(self, label="true", loss=None)
+
     def run(self, logits, x, y, seed, index):
         """See `Attack.run`."""
         import tensorflow as tf

@@ -1,0 +1,108 @@
+"""A model and the attacks of a list, traced once for any number of runs."""
+
+import numpy as np
+import tensorflow as tf
+
+from rst_tf.attacks import _checks
+from rst_tf.attacks._losses import answer
+from rst_tf.attacks.attacked import attacked, logarithms
+from rst_tf.attacks.outcome import Finding
+
+DRAWS = 20
+"""Forward passes whose mean judges a randomised model."""
+
+
+class Attacker:
+    """What `AutoAttack.against` gives.
+
+    Args:
+        auto: The list.
+        model: What `AutoAttack.run` takes.
+        images: A first batch [n, ...], on which the model is looked at.
+
+    Attributes:
+        attacks: Those of the list, as they fit the number of classes.
+        logits: From images to logits.
+        classes: Number of logits.
+        flat: Tells of images and labels where there is no gradient.
+        findings: What was changed of the model or of the list, and what is wrong with the model.
+    """
+
+    def __init__(self, auto, model, images: np.ndarray):
+        self.auto, self.random = auto, auto.version == "rand"
+        self.shape = images.shape[1:]
+        self.logits, self.findings = attacked(model)
+        first = tf.constant(images)
+        outputs = self.logits(first)
+        self.classes = int(outputs.shape[-1])
+        if _checks.are_probabilities(np.asarray(outputs)):
+            self.logits = logarithms(self.logits)
+            self.findings.append(_checks.PROBABILITIES)
+        self.findings += _checks.model(self.logits, first, self.random)
+        self.attacks = [self._fitted(attack) for attack in auto.listed()]
+        self._tries = [self._traced(attack) for attack in self.attacks]
+        self._judge = tf.function(self._judged, input_signature=[self._images()])
+        self.flat = _checks.without_gradient(self.logits, self._images(), self.classes)
+
+    def attempt(self, number: int, key, trial: int, x, y, index):
+        """One try of an attack of the list on a batch of any size.
+
+        Args:
+            number: Of the attack.
+            key: Of its randomness, a scalar tensor.
+            trial: Of the try.
+            x: Images [n, ...].
+            y: Labels [n].
+            index: Identities [n].
+
+        Returns:
+            NumPy arrays: images, their labels, and whether their logits are finite.
+        """
+        found = self._tries[number](x, y, index.astype(np.int64), key, np.int32(trial))
+        return tuple(part.numpy() for part in found)
+
+    def judge(self, x, size: int):
+        """Labels [n], whether logits are finite, and labels of a single call; `size` at a time."""
+        parts = [self._judge(x[i : i + size]) for i in range(0, len(x), size)]
+        return tuple(np.concatenate(p) for p in zip(*parts, strict=True))
+
+    def _fitted(self, attack):
+        found = attack.fitted(self.classes)
+        if found != attack:
+            text = f"{found} stands in for {attack}: the model has {self.classes} classes"
+            self.findings.append(Finding("classes", "note", text))
+        return found
+
+    def _images(self):
+        return tf.TensorSpec([None, *self.shape], tf.float32)
+
+    def _traced(self, attack):
+        def attempt(x, y, index, key, trial):
+            x_adv = attack.attempt(self.logits, x, y, key, index, trial)
+            return (x_adv, *self._judged(x_adv)[:2])
+
+        labels, index = tf.TensorSpec([None], tf.int32), tf.TensorSpec([None], tf.int64)
+        key, trial = tf.TensorSpec([], tf.uint32), tf.TensorSpec([], tf.int32)
+        signature = [self._images(), labels, index, key, trial]
+        return tf.function(attempt, input_signature=signature)
+
+    def _judged(self, x):
+        """Label, -1 where logits are not finite; whether they are; and the label of one call."""
+        if not self.random:
+            z = tf.cast(self.logits(x), tf.float32)
+            return (*_labelled(z), _labelled(z)[0])
+        once = tf.cast(self.logits(x), tf.float32)
+        total = tf.while_loop(
+            lambda i, _: i < DRAWS,
+            lambda i, z: (i + 1, z + tf.cast(self.logits(x), tf.float32)),
+            (tf.constant(1), once),
+        )[1]
+        return (*_labelled(total / DRAWS), _labelled(once)[0])
+
+
+def _labelled(z):
+    """Labels of logits, -1 where they are not finite, and where they are."""
+    finite = tf.reduce_all(tf.math.is_finite(z), axis=-1)
+    if len(z.shape) == 3:  # of several networks
+        finite = tf.reduce_all(finite, axis=0)
+    return tf.where(finite, answer(z), -1), finite
