@@ -1,7 +1,5 @@
 """`RobustTrainer`: a Keras model around a network, whose `train_step` follows an objective."""
 
-import dataclasses
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -225,7 +223,7 @@ class RobustTrainer(keras.Model):
 def evaluation_default(objective: Objective) -> Attack | None:
     """The attack an objective is judged by: its own, on true labels and cross-entropy."""
     attack = objective.training_attack
-    return attack and dataclasses.replace(attack, label="true", loss=None)
+    return attack and attack.judging()
 
 
 def has_convolutions(network) -> bool:

@@ -10,6 +10,8 @@ from rst_tf.attacks import _step_size
 from rst_tf.attacks._average import Average
 from rst_tf.attacks._geometry import NORMS
 from rst_tf.attacks.apgd import APGD
+from rst_tf.objectives import Adversarial
+from rst_tf.trainer import evaluation_default
 
 Z = np.array([[2, -1, 0.5, 3, 0], [5, 1, 4, -2, 0.25], [1, 1, 1, 1, 1]], "float32")
 LABELS, TARGETS = np.array([0, 0, 2]), np.array([3, 2, 0])
@@ -220,6 +222,27 @@ def test_an_adversarial_image_is_misclassified_and_any_other_is_the_clean_one(cl
         np.testing.assert_array_equal(still.all((1, 2, 3)), runs[0].withstood)
 
 
+def test_the_last_misclassified_image_counts_and_the_best_is_that_of_highest_loss():
+    """On a network that at times is right again on every other image."""
+    (x, y), noise = digits.attacked(), digits.fixture()["apgd_noise_s0"]
+    saved = 50 * tf.one_hot(y, 10) * (np.arange(len(y)) % 2)[:, None]
+    shown, answers = [], []
+
+    def moody(now):
+        answers.append(logits(now) + (saved if len(shown) in (3, 7, 9) else 0))
+        shown.append(now)
+        return answers[-1]
+
+    found = APGD(0.15, steps=9).climb(moody, tf.constant(x), tf.constant(y), tf.constant(noise))
+    shown, wrong = np.array(shown), np.argmax(answers, axis=-1) != y
+    value = np.array([losses.cross_entropy(z, y) for z in answers])
+    last = 9 - wrong[::-1].argmax(0)
+    expected = np.where(wrong.any(0)[:, None, None, None], shown[last, range(len(y))], x)
+    assert len(shown) == 10 and (wrong.any(0) & ~wrong[-1]).sum() > 9
+    np.testing.assert_array_equal(found.adversarial, expected)
+    np.testing.assert_array_equal(found.best, shown[value.argmax(0), range(len(y))])
+
+
 COUNTS = {"ce": (APGD(0.15), 269.8), "dlr": (APGD(0.15, loss="dlr"), 272.8)}
 COUNTS["t"] = (APGD(0.15, loss="dlr", targets=9), 266.3)
 
@@ -377,6 +400,11 @@ def test_best_of_restarts_has_the_highest_loss_of_all():
     together = losses.cross_entropy(logits(attack(digits.network(), x, y, seed=7)), y)
     np.testing.assert_allclose(together, values.max(0), rtol=1e-5)
     assert len(np.unique(values.argmax(0))) == 3
+
+
+def test_a_network_trained_on_images_of_highest_loss_is_judged_by_misclassified_ones():
+    objective = Adversarial(APGD(0.1, steps=7, returns="best"))
+    assert evaluation_default(objective) == APGD(0.1, steps=7)
 
 
 def test_gradients_of_random_draws_are_averaged():
