@@ -126,7 +126,7 @@ def test_the_recorded_squares_leave_the_digits_that_the_reference_left():
 
 def test_the_search_is_the_published_loop():
     """Fifteen lines of NumPy that follow the published description word by word."""
-    moves, epsilon, queries = recorded(), np.float32(digits.EPSILON), 400
+    moves, epsilon, queries = recorded(), np.float32(digits.EPSILON), 300
     answer = tf.function(logits, input_signature=[tf.TensorSpec([None, 8, 8, 1])])
     best = np.clip(X + epsilon * moves.stripes.numpy(), 0, 1)
     margin = margins(answer(best), Y)
@@ -369,11 +369,11 @@ def linear(classes, shape, seed=0):
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (5, 9, 3), (12, 6, 3)])
-@pytest.mark.parametrize("classes", [2, 3, 4, 5])
+@pytest.mark.parametrize("classes", [2, 5])
 @every_norm
 def test_any_number_of_classes_and_any_shape(norm, classes, shape):
     model, x, y = linear(classes, shape)
-    attack = Square({"linf": 0.3, "l2": 3.0}[norm], norm, queries=25).fitted(classes)
+    attack = Square({"linf": 0.3, "l2": 3.0}[norm], norm, queries=15).fitted(classes)
     found = attack(model, x, y)
     assert (np.argmax(model(found), 1) != y).any()
     one = attack(model, x[2:3], y[2:3], index=[2])
@@ -382,15 +382,14 @@ def test_any_number_of_classes_and_any_shape(norm, classes, shape):
     np.testing.assert_array_equal(attack(model, x, wrong), x)
 
 
-@pytest.mark.parametrize("loss", ["margin", "ce"])
-@every_norm
+@pytest.mark.parametrize(("norm", "loss"), [("linf", "margin"), ("linf", "ce"), ("l2", "margin")])
 def test_more_queries_and_more_restarts_break_more(norm, loss):
     epsilon = {"linf": 0.15, "l2": 0.8}[norm]
     left = []
-    for settings in ({"queries": 20}, {"queries": 200}, {"queries": 200, "restarts": 2}):
+    for settings in ({"queries": 10}, {"queries": 80}, {"queries": 80, "restarts": 2}):
         attack = Square(epsilon, norm, loss=loss, **settings)
         run = tf.function(lambda x, y, a=attack: a(NETWORK, x, y), autograph=False)
-        left.append((np.argmax(logits(run(X[:120], Y[:120])), 1) == Y[:120]).sum())
+        left.append((np.argmax(logits(run(X[:100], Y[:100])), 1) == Y[:100]).sum())
     assert left[0] > left[1] >= left[2]
 
 
@@ -398,9 +397,8 @@ def robust(attack, seed):
     return int((np.argmax(logits(attempter(attack)(seed=seed)), 1) == Y).sum())
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_thousand_queries_in_l2_leave_as_many_digits_as_the_reference(seed):
-    assert abs(robust(Square(0.8, "l2", queries=1000), seed) - 187) <= 12
+def test_a_thousand_queries_in_l2_leave_as_many_digits_as_the_reference():
+    assert abs(robust(Square(0.8, "l2", queries=1000), 0) - 187) <= 12
 
 
 @pytest.mark.slow
@@ -410,9 +408,8 @@ def test_own_draws_leave_as_many_digits_as_the_reference():
     assert abs(np.mean(left) - 277) <= 3 and np.abs(np.subtract(left, 277)).max() <= 12
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_thousand_queries_leave_a_few_more_than_five_thousand(seed):
-    assert 265 <= robust(Square(digits.EPSILON, queries=1000), seed) <= 289
+def test_a_thousand_queries_leave_a_few_more_than_five_thousand():
+    assert 265 <= robust(Square(digits.EPSILON, queries=1000), 0) <= 289
 
 
 @every_norm
