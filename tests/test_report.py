@@ -69,6 +69,7 @@ def made(broken_by=None, findings=(), checks=None, **changes):
 
 ERROR = Finding("randomised", "error", "logits of the same images differ")
 WARNING = Finding("zero gradient", "warning", "3 % of the gradients are 0")
+SKIPPED = Checked("G6", "another network's images add nothing", "skipped", "no twin", {})
 BAD_CHECK = Checked("G4", "an unbounded attack leaves nothing", "error", "12 % are left", {"a": 1})
 KINDS = {
     "plain": {},
@@ -189,7 +190,8 @@ def test_the_table_keeps_single_attacks_and_the_sequence_apart():
             "AutoAttack at most 50.0 % (upper bound, unreliable) | flags: 2 errors (randomised, G4)"
             ", 1 warning (zero gradient)",
         ),
-        ({"checks": ()}, "flags: none, but the checks for masked gradients were not made"),
+        ({"checks": (SKIPPED,)}, "flags: none; 1 of 1 checks were skipped"),
+        ({"checks": ()}, "flags: none; the checks for masked gradients were not made"),
     ],
 )
 def test_the_verdict_is_one_line(changes, said):

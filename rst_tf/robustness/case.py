@@ -7,6 +7,9 @@ import numpy as np
 from rst_tf.attacks.attack import Attack
 from rst_tf.attacks.outcome import ROBUST, WRONG
 
+DRAWS = 20
+"""Calls of a randomised network whose mean counts, for gradients and for answers."""
+
 
 class Case:
     """Attacks on some points of a set; what two checks ask for is computed once.
@@ -91,11 +94,15 @@ class Case:
         return 1.0 if self.norm == "linf" else float(np.sqrt(self.x[0].size))
 
     def apgd(self, loss: str = "ce", *, steps: int = 100, epsilon: float | None = None, **options):
-        """The gradient attack of the list, with a loss and a length of its own."""
+        """The gradient attack of the list, with a loss and a length of its own.
+
+        Against a randomised network its gradients are means, as those of the version rand.
+        """
         from rst_tf.attacks.apgd import APGD
 
         radius = self.epsilon if epsilon is None else epsilon
-        return APGD(radius, self.norm, steps=steps, loss=loss, **options)
+        eot = {"eot": DRAWS} if self.random else {}
+        return APGD(radius, self.norm, steps=steps, loss=loss, **eot, **options)
 
     def withstands(
         self,
@@ -170,7 +177,20 @@ class Case:
 
             def right(x, y, index, seed):
                 x_adv = attack(seen, x, y, seed=seed, index=index)
-                return tf.argmax(self.logits(x_adv), -1, output_type=tf.int32) == y
+                return tf.argmax(self._judge(x_adv), -1, output_type=tf.int32) == y
 
             self._measures[attack, scale, by_twin] = self.traced(right)
         return self._measures[attack, scale, by_twin]
+
+    def _judge(self, x):
+        """What an answer is told by: logits; the sum of several calls' if they are random."""
+        import tensorflow as tf
+
+        if not self.random:
+            return self.logits(x)
+        total = tf.zeros([tf.shape(x)[0], self.classes])
+        return tf.while_loop(
+            lambda i, _: i < DRAWS,
+            lambda i, z: (i + 1, z + tf.cast(self.logits(x), tf.float32)),
+            (tf.constant(0), total),
+        )[1]

@@ -41,21 +41,11 @@ def minimum_norms(report) -> Figure | None:
     top = max(float(np.quantile(shown, 0.99)), 1.5 * report.epsilon)
     bins = np.linspace(0, top, _BINS + 1)
     axes.hist(np.minimum(shown, top), bins=bins, color=COLOURS[0], alpha=0.85)
-    axes.axvline(report.epsilon, color=COLOURS[1], lw=1.5)
-    axes.annotate(
-        f"epsilon {wording.radius(report.epsilon)}",
-        (report.epsilon, 1),
-        xycoords=("data", "axes fraction"),
-        xytext=(-4, -3),
-        textcoords="offset points",
-        ha="right",
-        va="top",
-        fontsize=8,
-        color=COLOURS[1],
-    )
-    axes.axvline(float(np.median(norms)), color=GREY, lw=1, ls=(0, (4, 3)))
+    radius, median = wording.radius(report.epsilon), float(np.median(norms))
+    axes.axvline(report.epsilon, color=COLOURS[1], lw=1.5, label=f"epsilon {radius}")
+    axes.axvline(median, color="black", lw=1, ls=(0, (4, 3)), label=f"median {median:.3g}")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     axes.set_xlim(0, top)
-    axes.margins(y=0.15)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_xlabel(f"{'L-inf' if report.norm == 'linf' else 'L2'} norm found by FAB")
     axes.set_ylabel("images")

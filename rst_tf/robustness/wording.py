@@ -20,7 +20,10 @@ def title_of(attack: str) -> str:
 
 def listed(report) -> str:
     """The list of attacks, by name."""
-    return LISTS.get(report.version, f"worst of {len(report.outcome.attacks)} attacks")
+    attacks = report.outcome.attacks
+    if len(attacks) == 1:
+        return title_of(attacks[0])
+    return LISTS.get(report.version, f"worst of {len(attacks)} attacks")
 
 
 def radius(epsilon: float) -> str:
@@ -61,9 +64,13 @@ def flags(report) -> str:
             names = Counter(finding.check for finding in found)
             said = ", ".join(f"{n} x{k}" if k > 1 else n for n, k in names.items())
             parts.append(f"{len(found)} {kind}{'s' if len(found) > 1 else ''} ({said})")
-    if not parts and not report.checks:
-        return "none, but the checks for masked gradients were not made"
-    return ", ".join(parts) or "none"
+    said = ", ".join(parts) or "none"
+    skipped = sum(check.level == "skipped" for check in report.checks)
+    if not report.checks:
+        said += "; the checks for masked gradients were not made"
+    elif 2 * skipped > len(report.checks):
+        said += f"; {skipped} of {len(report.checks)} checks were skipped"
+    return said
 
 
 def verdict(report) -> str:
