@@ -44,23 +44,21 @@ TABLE = {
     "pgd-predicted": PGD(0.3, label="predicted"),
     "pgd-early-stop": PGD(0.1, early_stop=True),
     "pgd-early-stop-l2-restarts": PGD(1.0, "l2", steps=3, restarts=2, early_stop=True),
-    "apgd-best": APGD(0.1, steps=6, restarts=2, returns="best"),
+    "apgd-best": APGD(0.1, steps=4, restarts=2, returns="best"),
     "apgd-best-l2": APGD(0.5, "l2", steps=4, loss="margin", returns="best"),
-    "cw": CarliniWagner(0.1, steps=6),
+    "cw": CarliniWagner(0.1, steps=4),
     "transferred": Transferred(0.1, source=model()),
-    "transferred-apgd": Transferred(0.1, source=model(), attack=APGD(0.1, steps=3, returns="best")),
 }
 # Those that give the clean image back where they do not succeed, at the radius they need here.
 HOMING = {
-    "apgd": APGD(0.4, steps=6, restarts=2),
-    "apgd-dlr-l2": APGD(1.6, "l2", steps=6, loss="dlr"),
-    "apgd-t": APGD(0.4, steps=6, loss="dlr", targets=9),
-    "apgd-eot": APGD(0.4, steps=3, eot=2, loss="margin"),
-    "cw-l2": CarliniWagner(1.6, "l2", steps=30, searches=2, constant=1.0),
+    "apgd": APGD(0.4, steps=4, restarts=2),
+    "apgd-dlr-l2": APGD(1.6, "l2", steps=5, loss="dlr"),
+    "apgd-t": APGD(0.4, steps=4, loss="dlr", targets=2, eot=2),
+    "cw-l2": CarliniWagner(1.6, "l2", steps=12, step_size=0.15, searches=2, constant=1.0),
     "fab": FAB(0.4, steps=5),
     "fab-t-l2": FAB(1.6, "l2", steps=5, targets=2),
-    "square": Square(0.4, queries=25),
-    "square-l2": Square(2.5, "l2", queries=25, restarts=2),
+    "square": Square(0.4, queries=15),
+    "square-l2": Square(2.5, "l2", queries=12, restarts=2),
 }
 EVERY = TABLE | HOMING
 STILL = [name for name, a in TABLE.items() if getattr(a, "start", "uniform") == "clean"]
@@ -154,9 +152,9 @@ def test_raises_the_loss(name):
 @every_attack
 def test_is_pure_in_its_seed(name):
     attack, y = EVERY[name], labels(name)
-    np.testing.assert_array_equal(run(attack, y=y, seed=3), run(attack, y=y, seed=3))
-    same = np.array_equal(run(attack, y=y, seed=3), run(attack, y=y, seed=4))
-    assert same == (name in STILL)
+    first, again, other = (run(attack, y=y, seed=seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert np.array_equal(first, other) == (name in STILL)
 
 
 @every_attack
@@ -205,7 +203,7 @@ def test_scaled_logits_do_not_stop_it(name):
 
 @every_attack
 def test_prints_its_settings_and_is_replaced_not_changed(name):
-    attack = dataclasses.replace(EVERY[name], **({"attack": None} if "rred-" in name else {}))
+    attack = EVERY[name]
     assert str(attack).startswith(type(attack).__name__ + "(epsilon=")
     with pytest.raises(dataclasses.FrozenInstanceError):
         attack.epsilon = 1
