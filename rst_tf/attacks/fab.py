@@ -75,6 +75,8 @@ class FAB(Tries):
     def closest(self, model, x, y, *, seed=0, index=None):
         """The nearest misclassified image over all tries, at whatever distance.
 
+        Like the attack itself it is meant to be traced, in a `tf.function`.
+
         Args:
             model: As for calling the attack, and so are x, y, seed and index.
             x: Images [n, ...] in [0, 1].
@@ -107,7 +109,11 @@ class FAB(Tries):
         return tuple(tf.stop_gradient(part) for part in found)
 
     def walk(self, logits, x, y, seed, index, trial):
-        """One try: the nearest misclassified images and their sizes, as `closest`."""
+        """One try: the nearest misclassified images and their sizes, as `closest`.
+
+        Three quarters of the steps and more end misclassified and are taken back in part, so the
+        forward pass that judges a step is of no use to the next gradient.
+        """
         import tensorflow as tf
 
         from rst_tf.attacks import _boundaries as boundaries
