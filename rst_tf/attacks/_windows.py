@@ -134,10 +134,11 @@ class Corners:
     def change(self, query, best, x, index):
         """What to try instead of the best images so far."""
         del index
-        side = tf.constant(self.sides)[query]
-        row, column = self.rows[query], self.columns[query]
+        side, row, column, colour = (
+            tf.gather(table, query) for table in (self.sides, self.rows, self.columns, self.colours)
+        )
         inside = x[:, row : row + side, column : column + side]
-        return paste(best, self._corner(inside, self.colours[query]), row, column)
+        return paste(best, self._corner(inside, colour), row, column)
 
     def _corner(self, x, sign):
         return tf.clip_by_value(x + self.epsilon * sign, 0.0, 1.0)
@@ -191,8 +192,7 @@ class Bumps:
     def change(self, query, best, x, index):
         """What to try instead of the best images so far."""
         height, width, channels = x.shape[1:]
-        side = tf.constant(self.sides)[query]
-        place = self.places[query]
+        side, place = tf.gather(self.sides, query), tf.gather(self.places, query)
         rows = _below(place[0:3:2], height - side)
         columns = _below(place[1:4:2], width - side)
         delta = best - x
@@ -213,7 +213,7 @@ class Bumps:
         """The bump of a query, [side, side, 1]."""
         values, kind = np.unique(self.sides, return_inverse=True)
         shapes = [lambda side=side: tf.constant(bump(side)) for side in values.tolist()]
-        shape = tf.switch_case(tf.constant(kind, tf.int32)[query], shapes)
+        shape = tf.switch_case(tf.gather(tf.constant(kind, tf.int32), query), shapes)
         return tf.where(turn > 0.5, tf.transpose(shape), shape)[:, :, tf.newaxis]
 
     def _at_radius(self, x, delta):
