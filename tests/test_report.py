@@ -447,3 +447,25 @@ def test_facts_tell_networks_apart(network):
     assert facts.of_model(plain)["fingerprint"] != known["fingerprint"]
     assert facts.of_points(X, Y) != facts.of_points(X[::-1], Y)
     assert facts.of_points(X, Y) != facts.of_points(X, Y[::-1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"x": 255 * X}, r"x must be images in \[0, 1\]"),
+        ({"x": X[:3]}, "x and y must be of one length"),
+        ({"x": X[:0], "y": Y[:0]}, "x and y must be of one length above 0; received 0 and 0"),
+        ({"y": Y + 0.5}, "y must be integer labels"),
+        ({"y": np.full((40, 4), 0.25)}, "y must be integer labels"),
+        ({"y": Y + 9}, "y must be labels below 4"),
+        ({"epsilon": 8}, "epsilon must be at most 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"attacks": ("apgd-cw",)}, "unknown attack 'apgd-cw'; did you mean"),
+        ({"model": "nowhere.keras"}, "which does not exist"),
+    ],
+)
+def test_what_cannot_be_attacked_is_refused_in_one_line(changes, said, network):
+    given = {"model": network, "x": X, "y": Y, "epsilon": 0.1, **QUICK, "battery": False}
+    with pytest.raises(ValueError, match=said) as caught:
+        rst.report(**{**given, **changes})
+    assert "\n" not in str(caught.value)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rst_tf.attacks.attack import Norm
+from rst_tf.attacks.attacked import load
 from rst_tf.attacks.autoattack import AutoAttack, Version
 from rst_tf.attacks.fgsm import FGSM
 from rst_tf.attacks.outcome import Outcome
@@ -80,16 +81,21 @@ def report(
         ValueError: Images outside [0, 1], wrong labels, a model that gives no finite logits, an
             epsilon or a list that is none.
     """
+    from rst_tf.attacks._checks import check_examples
+
     started = time.monotonic()
     auto = AutoAttack(epsilon, norm, version, tuple(attacks))
-    x, y = np.asarray(x, np.float32), _labels(y)
+    x, labels = np.asarray(x, np.float32), y
+    y = _labels(labels)
+    check_examples(x, y)
     run = {"seed": seed, "batch_size": batch_size, "index": index, "images": False}
-    outcome = auto.run(model, x, y, state=state, progress=progress, **run)
+    say, first = _speaker(progress), x[: max(batch_size, 1)]
+    model = load(model) if isinstance(model, str | Path) else model
+    attacker = auto.against(model, first)
+    outcome = auto.run(attacker, x, labels, state=state, progress=progress, **run)
 
-    say = _speaker(progress)
-    model, logits = _opened(model, x)
     case = Case(
-        logits,
+        attacker.logits,
         x,
         y,
         epsilon,
@@ -99,7 +105,7 @@ def report(
         index=index,
         seed=seed,
         batch_size=batch_size,
-        twin=None if twin is None else _opened(twin, x)[1],
+        twin=None if twin is None else auto.against(twin, first).logits,
         random=version == "rand",
     )
     singles = {} if case.random else _baselines(case)
@@ -168,18 +174,6 @@ def _looked(case: Case, battery: Battery, say) -> dict[str, Any]:
         "minimum_norms": norms,
         "surface": Surface(surface.offsets, surface.losses),
     }
-
-
-def _opened(model, x):
-    """The model of a path, and its logits."""
-    from rst_tf.attacks import _checks
-    from rst_tf.attacks.attacked import attacked, load, logarithms
-
-    model = load(model) if isinstance(model, str | Path) else model
-    logits, _ = attacked(model)
-    if _checks.are_probabilities(np.asarray(logits(x[:250]))):
-        logits = logarithms(logits)
-    return model, logits
 
 
 def _labels(y) -> np.ndarray:
