@@ -51,6 +51,7 @@ def made(broken_by=None, findings=(), checks=None, **changes):
         "version": "standard",
         "seed": 0,
         "outcome": outcome,
+        "more_seeds": {},
         "alone": {"fgsm": broken_by != -2, "pgd-20": (broken_by == -1) | (broken_by == 3)},
         "checks": checks,
         "points": np.arange(0, n, 2),
@@ -75,6 +76,7 @@ KINDS = {
     "plain": {},
     "findings": {"findings": (ERROR, WARNING)},
     "check": {"checks": (BAD_CHECK,)},
+    "seeds": {"more_seeds": {"1": 0.4, "2": 0.6}},
     "bare": {
         "checks": (),
         "curve": None,
@@ -128,6 +130,7 @@ DAMAGES = (
     (put("alone", "fgsm", value=[1]), "alone.fgsm: expected 10 times 0 or 1"),
     (put("threat", "norm", value="l7"), "threat.norm: expected one of"),
     (put("threat", "epsilon", value=-1), "threat.epsilon: expected a number above 0; received -1"),
+    (put("more_seeds", value={"1": None}), "more_seeds.1: expected a number; received None"),
     (put("seed", value="0"), "seed: expected a number; received '0'"),
     (put("attacks", value={}), "attacks: expected a list; received dict"),
     (put("attacks", 0, value=3), "attacks: expected objects; received 3"),
@@ -204,6 +207,12 @@ def test_the_verdict_is_one_line(changes, said):
 def test_few_images_are_called_indicative():
     assert "Indicative only" in str(made())
     assert "Indicative only" not in str(made([-1] * 1000))
+
+
+def test_other_seeds_are_told_and_change_nothing():
+    text = " ".join(str(made(more_seeds={"1": 0.4, "7": 0.6})).split())
+    assert "seeds (1, 7): 40.0, 60.0; standard deviation over all 3: 10.00 points." in text
+    assert made(more_seeds={"1": 0.4}).verdict == made().verdict
 
 
 def test_best_known_is_the_worst_case_of_all_that_was_tried():
@@ -375,6 +384,7 @@ def test_a_glob_without_reports_is_an_error(tmp_path):
 
 
 X, Y = easy_data(40)
+EPSILON = 0.22
 FEW = Battery(
     points=30, steps=(5, 10), factors=(0.5, 1), restarts=(1, 2), draws=5, surface_points=2, grid=3
 )
@@ -396,18 +406,21 @@ def network():
 def whole(network):
     lines = []
     options = {**QUICK, "progress": lines.append, "battery": FEW, "alone": True}
+    options["more_seeds"] = (1,)
     told = {"dataset": "quarters", "name": "small", "facts": {"training": "natural"}}
-    return rst.report(network, X, Y, 0.1, **options, **told), lines
+    return rst.report(network, X, Y, EPSILON, **options, **told), lines
 
 
 def test_a_report_of_a_model(whole, tmp_path):
     report, lines = whole
-    assert len(report) == 40 and 0 <= report.robust_accuracy <= report.accuracy
+    assert len(report) == 40 and 0.1 < report.robust_accuracy < report.accuracy
     assert report.accuracy > 0.8
     assert [check.check for check in report.checks] == [check.name for check in CHECKS]
     assert set(report.alone) == {"fgsm", "pgd-20", "apgd-ce", "square"}
     assert len(report.points) == len(report.minimum_norms) == 30
-    assert report.curve[0] == [0.0, 0.05, 0.1]
+    assert list(report.more_seeds) == ["1"]
+    assert abs(report.more_seeds["1"] - report.robust_accuracy) <= 0.1
+    assert report.curve[0] == [0.0, EPSILON / 2, EPSILON]
     assert report.surface.losses.shape == (2, 3, 3)
     assert report.model["density"] == 0.5 and report.facts["dataset"] == "quarters"
     assert any("custom" in line for line in report.deviations)
@@ -419,7 +432,7 @@ def test_a_report_of_a_model(whole, tmp_path):
 
 
 def test_a_report_comes_again(whole, network):
-    again = rst.report(network, X, np.eye(4)[Y], 0.1, **QUICK, battery=False)
+    again = rst.report(network, X, np.eye(4)[Y], EPSILON, **QUICK, battery=False)
     first = whole[0]
     np.testing.assert_array_equal(again.outcome.broken_by, first.outcome.broken_by)
     np.testing.assert_array_equal(again.alone["pgd-20"], first.alone["pgd-20"])
@@ -430,11 +443,13 @@ def test_a_report_comes_again(whole, network):
 def test_probabilities_are_told_of(network):
     softmax = keras.Sequential([keras.Input((6, 6, 1)), rst.baked(network), keras.layers.Softmax()])
     attacks = {**QUICK, "attacks": ("apgd-ce",), "battery": False}
-    report = rst.report(softmax, X, Y, 0.1, **attacks)
-    same = rst.report(network, X, Y, 0.1, **attacks)
+    report = rst.report(softmax, X, Y, EPSILON, **attacks)
+    same = rst.report(network, X, Y, EPSILON, **attacks)
     assert [f.check for f in report.findings] == ["probabilities"] and not report.errors
     assert report.robust_accuracy == same.robust_accuracy
-    hidden = rst.report(lambda x: tf.nn.softmax(network(x, training=False)), X, Y, 0.1, **attacks)
+    hidden = rst.report(
+        lambda x: tf.nn.softmax(network(x, training=False)), X, Y, EPSILON, **attacks
+    )
     assert [f.level for f in hidden.findings if f.check == "probabilities"] == ["warning"]
 
 

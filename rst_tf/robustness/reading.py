@@ -11,7 +11,7 @@ from rst_tf.attacks.outcome import Finding, Outcome
 from rst_tf.robustness import record
 from rst_tf.robustness.checked import LEVELS, Checked
 
-_OBJECTS = ("threat", "summary", "alone", "model", "data", "machine", "facts")
+_OBJECTS = ("threat", "summary", "alone", "more_seeds", "model", "data", "machine", "facts")
 _LISTS = ("attacks", "correct", "broken_by", "labels", "checks", "findings", "points", "deviations")
 _NAMES = {"schema_version", "name", "version", "seed", "largest", "curve", "fab_norm", "surface"}
 NAMES = _NAMES | {"seconds", *_OBJECTS, *_LISTS}
@@ -64,6 +64,10 @@ def of_dict(found: Any) -> "record.RobustnessReport":
         version=_text(found["version"], "version"),
         seed=int(_number(found["seed"], "seed")),
         outcome=outcome,
+        more_seeds={
+            seed: float(_number(share, f"more_seeds.{seed}"))
+            for seed, share in found["more_seeds"].items()
+        },
         alone={k: _flags(v, f"alone.{k}", count) for k, v in found["alone"].items()},
         checks=tuple(
             _checked(lambda c=c: Checked(**c), "checks", c, LEVELS) for c in found["checks"]

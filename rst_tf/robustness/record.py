@@ -45,6 +45,7 @@ class RobustnessReport:
         version: Of the list of attacks: standard, plus, rand or custom.
         seed: Of the attacks.
         outcome: What the list did, example by example; without its images.
+        more_seeds: Robust accuracy of the same list by other seeds; empty if none was tried.
         alone: By name of an attack that was tried on its own: which examples it left, bool [n].
         checks: What the battery came to; empty if it was not run.
         points: Numbers of the examples that the checks, the curve and the norms are of, [m].
@@ -66,6 +67,7 @@ class RobustnessReport:
     version: str
     seed: int
     outcome: Outcome
+    more_seeds: Mapping[str, float]
     alone: Mapping[str, np.ndarray]
     checks: tuple[Checked, ...]
     points: np.ndarray
@@ -179,6 +181,7 @@ class RobustnessReport:
             "correct": outcome.correct.astype(int).tolist(),
             "broken_by": outcome.broken_by.tolist(),
             "labels": outcome.labels.tolist(),
+            "more_seeds": dict(self.more_seeds),
             "alone": {name: flags.astype(int).tolist() for name, flags in self.alone.items()},
             "checks": [dataclasses.asdict(check) for check in self.checks],
             "findings": [dataclasses.asdict(finding) for finding in outcome.findings],

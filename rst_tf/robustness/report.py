@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ def report(
     alone: bool = False,
     twin=None,
     seed: int = 0,
+    more_seeds: Sequence[int] = (),
     batch_size: int = 250,
     index=None,
     name: str | None = None,
@@ -68,6 +69,8 @@ def report(
         alone: Also try every attack of the list on all images, on its own.
         twin: Undefended model of the same classes, for the check of transferred attacks.
         seed: Keys everything random.
+        more_seeds: Run the list with these seeds too, to tell how much chance is in the number;
+            the number remains that of `seed`.
         batch_size: Images at a time.
         index: Identities of the examples, distinct integers [n]; 0..n-1 if not given.
         name: What tables call the model; its own name if not given.
@@ -88,11 +91,16 @@ def report(
     x, labels = np.asarray(x, np.float32), y
     y = _labels(labels)
     check_examples(x, y)
-    run = {"seed": seed, "batch_size": batch_size, "index": index, "images": False}
+    run = {"batch_size": batch_size, "index": index, "images": False}
     say, first = _speaker(progress), x[: max(batch_size, 1)]
     model = load(model) if isinstance(model, str | Path) else model
     attacker = auto.against(model, first)
-    outcome = auto.run(attacker, x, labels, state=state, progress=progress, **run)
+    outcome = auto.run(attacker, x, labels, seed=seed, state=state, progress=progress, **run)
+    spread = {}
+    for other in dict.fromkeys(more_seeds):
+        found = auto.run(attacker, x, labels, seed=other, progress=False, **run)
+        spread[str(other)] = found.robust_accuracy
+        say(f"seed {other}: {100 * found.robust_accuracy:.2f} %")
 
     case = Case(
         attacker.logits,
@@ -110,7 +118,7 @@ def report(
     )
     singles = {} if case.random else _baselines(case)
     if alone:
-        singles |= _each_alone(auto, model, x, y, run, say)
+        singles |= _each_alone(auto, model, x, y, {**run, "seed": seed}, say)
     if not battery:
         looks = {"checks": (), "points": np.arange(0), "curve": None}
         looks |= {"minimum_norms": None, "surface": None}
@@ -123,6 +131,7 @@ def report(
         version=version,
         seed=seed,
         outcome=outcome,
+        more_seeds=spread,
         alone=singles,
         **looks,
         model=known.of_model(model),

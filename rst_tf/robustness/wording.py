@@ -1,6 +1,7 @@
 """What is said of a report: its verdict, its table, its notes."""
 
 import math
+import statistics
 import textwrap
 from collections import Counter
 
@@ -153,6 +154,8 @@ def notes(report) -> list[str]:
             "tried alone."
         )
     said.append("95 % intervals: Wilson's, for the finite number of images.")
+    if report.more_seeds:
+        said.append(_seeds(report))
     if report.minimum_norms is not None:
         among = "" if len(report.points) == count else f" of {len(report.points):,} images"
         said.append(f"Median minimum norm (FAB){among}: {report.median_norm:.4g}.")
@@ -191,3 +194,15 @@ def _table(report) -> str:
 def _of(report) -> str:
     dataset = report.facts.get("dataset")
     return f" of {dataset}" if dataset else ""
+
+
+def _seeds(report) -> str:
+    """What other seeds of the same list leave, and the standard deviation over all of them."""
+    places = digits(report)
+    shares = [report.robust_accuracy, *report.more_seeds.values()]
+    each = ", ".join(f"{100 * share:.{places}f}" for share in report.more_seeds.values())
+    spread = 100 * statistics.stdev(shares)
+    return (
+        f"Robust accuracy with other attack seeds ({', '.join(report.more_seeds)}): {each}; "
+        f"standard deviation over all {len(shares)}: {spread:.2f} points."
+    )
