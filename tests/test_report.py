@@ -384,7 +384,7 @@ def test_a_glob_without_reports_is_an_error(tmp_path):
 
 
 X, Y = easy_data(40)
-EPSILON = 0.22
+EPSILON = 0.16
 FEW = Battery(
     points=30, steps=(5, 10), factors=(0.5, 1), restarts=(1, 2), draws=5, surface_points=2, grid=3
 )
@@ -393,11 +393,12 @@ QUICK = {"version": "custom", "attacks": ("apgd-ce", "square:queries=20"), "prog
 
 @pytest.fixture(scope="module")
 def network():
-    network = small()
+    """Trained without shuffling and pruned to half: the same at every call."""
     keras.utils.set_random_seed(0)
+    network = small()
     network.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     network.optimizer.learning_rate = 0.03
-    network.fit(*easy_data(256, seed=1), epochs=4, verbose=0)
+    network.fit(*easy_data(256, seed=1), epochs=4, verbose=0, shuffle=False)
     rst.Ticket.of(network).prune(0.5).apply(network)
     return network
 
@@ -417,6 +418,10 @@ def test_a_report_of_a_model(whole, tmp_path):
     assert report.accuracy > 0.8
     assert [check.check for check in report.checks] == [check.name for check in CHECKS]
     assert set(report.alone) == {"fgsm", "pgd-20", "apgd-ce", "square"}
+    # The first of the list meets all images, so alone it leaves the same.
+    np.testing.assert_array_equal(
+        report.alone["apgd-ce"], report.outcome.correct & (report.outcome.broken_by != 0)
+    )
     assert len(report.points) == len(report.minimum_norms) == 30
     assert list(report.more_seeds) == ["1"]
     assert abs(report.more_seeds["1"] - report.robust_accuracy) <= 0.1

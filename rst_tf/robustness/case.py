@@ -127,9 +127,11 @@ class Case:
         if among is None and key in self._left:
             return self._left[key]
         held = self.correct.copy() if among is None else self.correct & among
-        measure = self._measure(attack.fitted(self.classes), scale, by_twin)
-        for rows in self.batches(held):
-            held[rows] = measure(rows, seed)
+        attack = attack.fitted(self.classes)
+        measure = self._measure(attack, scale, by_twin)
+        for trial in range(attack.trials):
+            for rows in self.batches(held):
+                held[rows] = measure(rows, seed, trial)
         if among is None:
             self._left[key] = held
         return held
@@ -152,19 +154,22 @@ class Case:
             yield rows[first : first + self.batch_size]
 
     def traced(self, function: Callable) -> Callable:
-        """`function(x, y, index, seed)` as one graph; called with row numbers and a seed."""
+        """`function(x, y, index, seed, trial)` as one graph.
+
+        It is then called with row numbers, a seed and the number of a try.
+        """
         import tensorflow as tf
 
         specs = [tf.TensorSpec([None, *self.x.shape[1:]], tf.float32)]
         specs += [tf.TensorSpec([None], kind) for kind in (tf.int32, tf.int64)]
+        specs += [tf.TensorSpec([], kind) for kind in (tf.int64, tf.int32)]
         # As a concrete function it is not counted among those that are traced again and again.
-        signature = [*specs, tf.TensorSpec([], tf.int64)]
-        graph = tf.function(function, input_signature=signature).get_concrete_function()
+        graph = tf.function(function, input_signature=specs).get_concrete_function()
 
-        def call(rows: np.ndarray, seed: int):
-            arrays = (self.x[rows], self.y[rows], self.index[rows].astype(np.int64))
-            found = graph(*map(tf.constant, arrays), tf.constant(seed, tf.int64))
-            return tf.nest.map_structure(lambda t: t.numpy(), found)
+        def call(rows: np.ndarray, seed: int, trial: int = 0):
+            values = (self.x[rows], self.y[rows], self.index[rows], seed, trial)
+            given = [tf.constant(v, s.dtype) for v, s in zip(values, specs, strict=True)]
+            return tf.nest.map_structure(lambda t: t.numpy(), graph(*given))
 
         return call
 
@@ -175,8 +180,8 @@ class Case:
             looked_at = self.twin if by_twin else self.logits
             seen = looked_at if scale == 1 else lambda x: scale * tf.cast(looked_at(x), tf.float32)
 
-            def right(x, y, index, seed):
-                x_adv = attack(seen, x, y, seed=seed, index=index)
+            def right(x, y, index, seed, trial):
+                x_adv = attack.attempt(seen, x, y, seed, index, trial)
                 return tf.argmax(self._judge(x_adv), -1, output_type=tf.int32) == y
 
             self._measures[attack, scale, by_twin] = self.traced(right)

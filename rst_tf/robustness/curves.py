@@ -47,9 +47,12 @@ def minimum_norms(case: Case) -> np.ndarray:
 
     norms = np.zeros(len(case))
     attack = FAB(case.epsilon, case.norm, targets=9).fitted(case.classes)
-    nearest = case.traced(
-        lambda x, y, index, seed: attack.closest(case.logits, x, y, seed=seed, index=index)[1]
-    )
+
+    def distance(x, y, index, seed, trial):
+        del trial
+        return attack.closest(case.logits, x, y, seed=seed, index=index)[1]
+
+    nearest = case.traced(distance)
     for rows in case.batches(case.correct):
         norms[rows] = nearest(rows, case.seed)
     return norms

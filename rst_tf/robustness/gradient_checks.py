@@ -89,7 +89,8 @@ def _gradients(case: Case):
         others = tf.where(own, -float("inf"), z)
         return tf.reduce_max(others, 1) - tf.gather(z, y, batch_dims=1)
 
-    def measure(x, y, index, seed):
+    def measure(x, y, index, seed, trial):
+        del trial
         start = NORMS[case.norm].start(x, case.epsilon, seed, index)
         zero, wild = tf.zeros_like(y, tf.bool), tf.zeros_like(y, tf.bool)
         for image in (x, start):

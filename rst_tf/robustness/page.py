@@ -101,7 +101,7 @@ def _checks(report) -> str:
         )
         for check in report.checks
     ]
-    among = f"On {len(report.points):,} of the images."
+    among = f"On {len(report.points):,} of the images, with random starts of their own."
     return page.section("Checks for masked gradients", page.paragraphs([among]), _levels(rows))
 
 

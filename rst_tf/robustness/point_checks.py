@@ -55,7 +55,9 @@ def _draws(case: Case, count: int):
 
     ball, shape = NORMS[case.norm], case.x.shape[1:]
 
-    def endure(x, y, index, seed):
+    def endure(x, y, index, seed, trial):
+        del trial
+
         def corner(key):
             noise = random.example_normal(key, index, shape)
             return tf.clip_by_value(x + case.epsilon * ball.direction(noise), 0.0, 1.0)

@@ -118,7 +118,7 @@ def report(
     )
     singles = {} if case.random else _baselines(case)
     if alone:
-        singles |= _each_alone(auto, model, x, y, {**run, "seed": seed}, say)
+        singles |= _each_alone(auto, case, seed, say)
     if not battery:
         looks = {"checks": (), "points": np.arange(0), "curve": None}
         looks |= {"minimum_norms": None, "surface": None}
@@ -149,12 +149,14 @@ def _baselines(case: Case) -> dict[str, np.ndarray]:
     return {name: case.withstands(attack) for name, attack in attacks.items()}
 
 
-def _each_alone(auto: AutoAttack, model, x, y, run, say) -> dict[str, np.ndarray]:
-    """Every attack of the list on all points."""
+def _each_alone(auto: AutoAttack, case: Case, seed: int, say) -> dict[str, np.ndarray]:
+    """Every attack of the list on all points, with the random numbers it has in the list."""
+    from rst_tf import random
+
     found = {}
-    for title, attack in zip(auto.titles(), auto.listed(), strict=True):
-        one = AutoAttack(auto.epsilon, auto.norm, "custom", (attack,))
-        found[title] = one.run(model, x, y, progress=False, **run).robust
+    for number, (title, attack) in enumerate(zip(auto.titles(), auto.listed(), strict=True)):
+        key = int(random.fold(seed, number).numpy())
+        found[title] = case.withstands(attack, seed=key)
         say(f"{title} alone: {100 * found[title].mean():.1f} %")
     return found
 
