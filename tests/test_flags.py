@@ -1231,6 +1231,7 @@ def test_help_of_every_experiment_loads_nothing_heavy(name):
 
 
 REQUIRED = {
+    "evaluation": ["--source=zoo:x", "--epsilon=8/255"],
     "fine_tuning": ["--ticket=runs/x"],
     "export": ["--source=runs/x"],
     "import_published": ["--source=x"],

@@ -102,8 +102,6 @@ def without_gradient(logits, images, classes: int):
     @tf.function(input_signature=[images, tf.TensorSpec([None], tf.int32)])
     def flat(x, y):
         _, gradient, z = value_and_gradient(logits, lambda z: loss(z, y), x)
-        if gradient is None:
-            return tf.ones_like(y, tf.bool)
         return (NORMS["linf"].size(gradient) == 0) & ~losses.defeated(z, y)
 
     return flat
@@ -148,7 +146,7 @@ def square_beats(names, clean: float, after) -> list[Finding]:
     gap = min(others) - after[at]
     if gap <= _BY_SQUARE:
         return []
-    text = f"Square, without gradients, broke {gap:.1%} of the images that the others left"
+    text = f"Square, without gradients, broke {gap:.1%} more of all images than the others together"
     return [Finding("square", "warning", f"{text}: their gradients may be masked")]
 
 

@@ -110,7 +110,8 @@ def value_and_gradient(logits, loss, x):
         tape.watch(x)
         z = logits(x)
         values = loss(z)
-    return values, tape.gradient(values, x), z
+    gradient = tape.gradient(values, x, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return values, gradient, z
 
 
 def _averaged(values, rank, weights):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from rst_tf.attacks._average import Average
 from rst_tf.attacks.attack import logits_of
 from rst_tf.attacks.outcome import Finding
 
@@ -90,7 +91,16 @@ def _endpoint(model) -> Callable:
             "model is a SavedModel without an endpoint serve or serving_default; received one "
             f"with {sorted(model.signatures)}; pass the function that returns logits"
         )
-    return logits_of(model)
+    logits = logits_of(model)
+    return logits if isinstance(logits, Average) else _converted(logits)
+
+
+def _converted(function) -> Callable:
+    """A graph of somebody's own function, whose `if` and `for` may look at tensors."""
+    import tensorflow as tf
+
+    graph = tf.function(function, reduce_retracing=True)
+    return lambda x: graph(x)
 
 
 def _by_name(model) -> Callable:
