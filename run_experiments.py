@@ -44,6 +44,9 @@ class Options:
         force: Move what is in the workdir aside, to WORKDIR.old-1, and begin anew.
         strategy: Devices to train on: none, one; mirrored, all of this machine; multiworker, the
             machines that TF_CONFIG names, on each of which the same command is started.
+        autoattack: After the run, attack its best ticket by standard AutoAttack on so many test
+            images, in the ball of the evaluation attack: report.json and report.html in its folder
+            `robustness`.
         debug: Show the traceback of an error.
     """
 
@@ -53,11 +56,16 @@ class Options:
     dry_run: bool = False
     force: bool = False
     strategy: strategies.Name = "none"
+    autoattack: int | None = None
     debug: bool = False
 
     def __post_init__(self):
         if self.trials is not None and self.trials < 1:
             raise ValueError(f"trials must be at least 1; received trials={self.trials}")
+        if self.autoattack is not None and self.autoattack < 1:
+            raise ValueError(
+                f"autoattack must be at least 1; received autoattack={self.autoattack}"
+            )
 
 
 def main(argv: list[str]) -> None:
@@ -71,6 +79,7 @@ def main(argv: list[str]) -> None:
         say(f"not used beside what was chosen: {unused}, set by {source}")
     options, workdir = bound.options, workdir_of(bound)
     runs = runs_of(bound, workdir)
+    evaluations = evaluations_of(bound, runs)
     if options.dry_run:
         print(command_line.differences(bound), f"workdir   {workdir}", sep="\n\n", flush=True)
     with strategies.scope(options.strategy):
@@ -87,6 +96,9 @@ def main(argv: list[str]) -> None:
             run(runs)
             if strategies.is_chief():
                 report(workdir, list(runs))
+        chief = strategies.is_chief()
+    if chief and not options.dry_run:
+        run(evaluations)
 
 
 def configured(argv: list[str]) -> Bound:
@@ -149,6 +161,32 @@ def runs_of(bound: Bound, workdir: Path) -> dict[Path, Any]:
         raise ValueError(f"workdir {workdir} holds a single run; give --trials another --workdir")
     seeds = range(config.seed, config.seed + trials)
     return {workdir / f"seed_{seed}": dataclasses.replace(config, seed=seed) for seed in seeds}
+
+
+def evaluations_of(bound: Bound, runs: dict[Path, Any]) -> dict[Path, Any]:
+    """The robustness reports that `--autoattack` asks for, by folder."""
+    from experiments.evaluation import Evaluation
+
+    images = bound.options.autoattack
+    if images is None:
+        return {}
+    attack = getattr(bound.config, "judged_by", None)
+    if attack is None:
+        kind = bound.values["experiment"]
+        trains = hasattr(bound.config, "judged_by")
+        wanted = "--evaluation_attack" if trains else f"an experiment that trains, not {kind}"
+        raise ValueError(f"--autoattack needs {wanted}")
+    return {
+        folder / "robustness": Evaluation(
+            source=(str(folder),),
+            epsilon=attack.epsilon,
+            norm=attack.norm,
+            limit=images,
+            seed=config.seed,
+            name=folder.name,
+        )
+        for folder, config in runs.items()
+    }
 
 
 def run(runs: dict[Path, Any]) -> None:

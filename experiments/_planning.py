@@ -38,7 +38,7 @@ def plan(session: Session, tickets: Sequence[Ticket], trials: int = 1) -> str:
     lines = [
         f"rounds    {rounds} of {session.total:,} steps of {session.settings.batch_size} images"
         + (f", {trials} trials" if trials > 1 else ""),
-        f"time      {_duration(total)}: {1000 * step:.2f} ms a step ({measured} measured), "
+        f"time      {duration(total)}: {1000 * step:.2f} ms a step ({measured} measured), "
         f"{evaluations} evaluations of {evaluation:.2f} s a round",
         f"memory    {_size(peak)} at the peak of measuring",
         f"disk      {_size(disk)} at most, in tickets of {_size(stored)} and a checkpoint of "
@@ -107,7 +107,8 @@ def _size(count: int) -> str:
     return f"{value:.3g} {unit}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds, minutes, or hours and minutes."""
     minutes = round(seconds / 60)
     if minutes < 2:
         return f"{seconds:.0f} seconds"

@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import json
+import math
 import sys
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -99,9 +101,59 @@ class Evaluation(Experiment):
             print(made)
             print(f"\nWritten to {claimed.path}: report.json and report.html")
 
+    def plan(self, trials: int = 1) -> str:
+        """What a run would take if every image withstood everything, from passes measured now."""
+        from experiments._planning import duration
+
+        model = network_of(self.source)
+        test = (self.data or data_of(self.source[0])).load().test.limited(self.limit)
+        auto = AutoAttack(self.epsilon, self.norm, self.version, self.attacks)
+        x, y = test.arrays(min(self.batch_size, len(test)))
+        attacker = auto.against(model, x)
+        costs = [(a.trials * f, a.trials * g) for a, (f, g) in attacker.passes()]
+        forward, back = _seconds_of_passes(attacker.logits, x, y)
+        forwards, gradients = (sum(column) * trials for column in zip(*costs, strict=True))
+        batches = math.ceil(len(test) / self.batch_size)
+        seconds = batches * (forwards * forward + gradients * back)
+        names = zip(auto.titles(), costs, strict=True)
+        listed = ", ".join(f"{name} {f:,} + {g:,}" for name, (f, g) in names)
+        return (
+            f"images    {len(test):,}, {batches} batches of up to {self.batch_size}\n"
+            f"passes    an image, forward + forward and back: {listed}\n"
+            f"time      {duration(seconds)} at most: {1000 * forward:.1f} ms forward, "
+            f"{1000 * back:.1f} ms forward and back a batch"
+            + ("; the checks take about as long again" if self.battery else "")
+        )
+
     def _title(self) -> str:
         names = [Path(source.removeprefix("zoo:")).name for source in self.source]
         return names[0] if len(names) == 1 else f"switch of {len(names)}"
+
+
+def _seconds_of_passes(logits, x, y) -> tuple[float, float]:
+    """Of a batch: a pass forward, and one forward and back to the images."""
+    import tensorflow as tf
+
+    from rst_tf.attacks._losses import cross_entropy, value_and_gradient
+
+    forward = tf.function(lambda images: logits(images))
+    back = tf.function(
+        lambda images, labels: value_and_gradient(
+            logits, lambda z: cross_entropy(z, labels), images
+        )[1]
+    )
+    images, labels = tf.constant(x), tf.constant(y, tf.int32)
+    return _best_of(lambda: forward(images)), _best_of(lambda: back(images, labels))
+
+
+def _best_of(work, repeats: int = 5) -> float:
+    work()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return min(times)
 
 
 def network_of(source: tuple[str, ...]):

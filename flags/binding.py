@@ -127,6 +127,16 @@ class Binding:
         for path in chosen.keys() - {self.kind}:
             others = {name: choice for name, choice in chosen.items() if name != path}
             without[path] = self._texts(presets, others).get(path)
+        for node in walk(tree):
+            if isinstance(node, Branch) and node.optional and node.choices is None and node.cls:
+                first = next(iter(node.children.values())).path
+                if first not in without:  # flags made it something: its other fields have defaults
+                    made = self._texts(presets, {**chosen, first: values[first]})
+                    without |= {
+                        path: text
+                        for path, text in made.items()
+                        if path.startswith(node.prefix) and path != first
+                    }
         return {
             path: (without.get(path), value)
             for path, value in values.items()

@@ -512,3 +512,19 @@ def test_only_dense_networks_in_inference_mode_are_attacked_in_lanes():
 
     count(tf.zeros((4, 28, 28, 1)))
     assert found == [2, 1, 1]
+
+
+@every_attack
+def test_a_try_costs_the_passes_that_it_tells(name):
+    attack, asked = EVERY[name].fitted(3), []
+
+    def model(x):
+        asked.append(len(x))
+        return NETWORK(x, training=False)
+
+    x, y = tf.constant(X), tf.constant(labels(name), tf.int32)
+    attack.attempt(model, x, y, 0, tf.range(len(x)), tf.constant(0))
+    forward, back = attack.passes(3)
+    if name == "fab":  # the gradients of all classes share a pass forward
+        back //= 3
+    assert len(asked) == forward + back

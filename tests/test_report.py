@@ -39,6 +39,7 @@ def made(broken_by=None, findings=(), checks=None, **changes):
         labels=np.zeros(n, int),
         images=None,
         seconds=(1.0, 2.5, 0.25, 3.0),
+        passes=((10, 1010), (90, 9090), (909, 900), (5001, 0)),
         findings=tuple(findings),
         largest=8 / 255,
     )

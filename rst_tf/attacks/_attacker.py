@@ -66,6 +66,10 @@ class Attacker:
         parts = [self._judge(x[i : i + size]) for i in range(0, len(x), size)]
         return tuple(np.concatenate(p) for p in zip(*parts, strict=True))
 
+    def passes(self):
+        """Each attack with what one try of it costs an image; see `Attack.passes`."""
+        return [(attack, attack.passes(self.classes)) for attack in self.attacks]
+
     def _fitted(self, attack):
         found = attack.fitted(self.classes)
         if found != attack:

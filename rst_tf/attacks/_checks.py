@@ -76,7 +76,7 @@ def _by_batch(logits, x) -> list[Finding]:
 def _dynamic(logits, x) -> list[Finding]:
     """Whether the model takes gradients of its own while it answers."""
     spec = tf.TensorSpec([None, *x.shape[1:]], tf.float32)
-    traced = tf.function(lambda images: logits(images), input_signature=[spec])
+    traced = tf.function(lambda images: logits(images), [spec], autograph=False)
     graph = traced.get_concrete_function().graph.as_graph_def()
     nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
     if not any("gradient_tape" in node.name or "BackpropInput" in node.op for node in nodes):
@@ -99,7 +99,7 @@ def without_gradient(logits, images, classes: int):
 
     loss = losses.difference_of_logits_ratio if classes > 2 else losses.cross_entropy
 
-    @tf.function(input_signature=[images, tf.TensorSpec([None], tf.int32)])
+    @tf.function(input_signature=[images, tf.TensorSpec([None], tf.int32)], autograph=False)
     def flat(x, y):
         _, gradient, z = value_and_gradient(logits, lambda z: loss(z, y), x)
         return (NORMS["linf"].size(gradient) == 0) & ~losses.defeated(z, y)

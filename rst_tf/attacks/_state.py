@@ -30,6 +30,7 @@ class State:
         self.images = images.copy()
         self.broken_by, self.labels = broken_by.copy(), labels.copy()
         self.attack, self.trial, self.seconds = 0, 0, np.zeros(attacks)
+        self.passes = np.zeros((attacks, 2), np.int64)
         self._saved = time.monotonic()
         if self._path and self._path.exists():
             self._load()
@@ -55,6 +56,7 @@ class State:
             labels=self.labels,
             images=self.images[self.broken_by >= 0],
             seconds=self.seconds,
+            passes=self.passes,
         )
         write_bytes(self._path, stream.getvalue())
         self._saved = time.monotonic()
@@ -74,4 +76,4 @@ class State:
         self.broken_by, self.labels = read["broken_by"], read["labels"]
         self.images[self.broken_by >= 0] = read["images"]
         self.attack, self.trial = map(int, read["at"])
-        self.seconds = read["seconds"]
+        self.seconds, self.passes = read["seconds"], read["passes"]

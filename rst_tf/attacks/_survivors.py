@@ -58,6 +58,7 @@ class Survivors:
             labels=self.labels,
             images=state.images if keep_images else None,
             seconds=tuple(state.seconds),
+            passes=tuple((int(forward), int(back)) for forward, back in state.passes),
             findings=(*self.attacker.findings, *self._afterwards(names, state)),
             largest=float(np.max(size)),
         )
@@ -88,6 +89,8 @@ class Survivors:
         given = self.x[rows], self.y[rows], self.index[rows]
         images, labels, finite = self.attacker.attempt(number, key, trial, *given)
         self._unstable += int((~finite).sum())
+        cost = self.attacker.passes()[number][1]
+        state.passes[number] += len(rows) * (np.array(cost) + (1, 0))  # and a look at the result
         broken = labels != self.y[rows]
         hit = rows[broken]
         self.broken_by[hit], self.labels[hit] = number, labels[broken]

@@ -94,6 +94,10 @@ class APGD(Tries):
         """Restarts times targets."""
         return self.restarts * max(self.targets, 1)
 
+    def passes(self, classes):
+        """A gradient at the start and after every step; the clean logits rank the targets."""
+        return int(self.targets > 0), (self.steps + 1) * self.eot
+
     def run(self, logits, x, y, seed, index):
         """See `Attack.run`; with `returns="best"`, the highest loss of all tries."""
         import tensorflow as tf

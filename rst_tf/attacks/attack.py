@@ -82,6 +82,14 @@ class Attack:
         del trial
         return self.run(logits, x, y, seed, index)
 
+    def passes(self, classes: int) -> tuple[int, int]:
+        """What one try costs an example, at most, against a network of so many classes.
+
+        Returns:
+            Passes forward alone, and passes forward and back.
+        """
+        raise NotImplementedError
+
     def __str__(self):
         """Name, epsilon, steps and what differs from its default, for tables."""
         parts = [

@@ -65,6 +65,10 @@ class FAB(Tries):
             )
         return dataclasses.replace(self, targets=min(self.targets, classes - 1))
 
+    def passes(self, classes):
+        """Each step a gradient (of all classes where none is aimed at) and a look at the result."""
+        return self.steps + 1, self.steps * (1 if self.targets else classes)
+
     def attempt(self, logits, x, y, seed, index, trial):
         """The nearest misclassified image of one try; the clean one if none lies in the ball."""
         from rst_tf.attacks._geometry import chosen

@@ -48,6 +48,10 @@ class FGSM(Attack):
             loss=self.loss,
         )
 
+    def passes(self, classes):
+        """As a PGD of one step."""
+        return self.as_pgd().passes(classes)
+
     def run(self, logits, x, y, seed, index):
         """See `Attack.run`."""
         return self.as_pgd().run(logits, x, y, seed, index)

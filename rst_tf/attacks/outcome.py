@@ -35,6 +35,8 @@ class Outcome:
         images: The image that broke an example, else the clean one, float32 [n, ...]; None if
             they were not kept.
         seconds: Wall time of each attack.
+        passes: Of each attack over all examples, at most: passes forward alone, and passes
+            forward and back.
         findings: What the checks noticed.
         largest: Largest perturbation among `images`, in the norm of the attacks.
     """
@@ -45,6 +47,7 @@ class Outcome:
     labels: np.ndarray
     images: np.ndarray | None
     seconds: tuple[float, ...]
+    passes: tuple[tuple[int, int], ...] = ()
     findings: tuple[Finding, ...] = ()
     largest: float = 0.0
 

@@ -63,6 +63,12 @@ class PGD(Attack):
         """With true labels, and cross-entropy unless an objective chooses."""
         return dataclasses.replace(self, label="true", loss=None)
 
+    def passes(self, classes):
+        """A gradient per step and restart; what is compared is looked at once more."""
+        looks = (self.label == "predicted") + (self.loss == "kl")
+        compared = self.restarts * (self.iterate == "best" or self.restarts > 1)
+        return looks + compared, self.steps * self.restarts
+
     def run(self, logits, x, y, seed, index):
         """See `Attack.run`."""
         import tensorflow as tf

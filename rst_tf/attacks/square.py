@@ -49,6 +49,10 @@ class Square(Tries):
         """See `Attack.trials`."""
         return self.restarts
 
+    def passes(self, classes):
+        """The start and the queries."""
+        return self.queries + 1, 0
+
     def attempt(self, logits, x, y, seed, index, trial):
         """The images that one run breaks; the clean image where it breaks none."""
         from rst_tf import random

@@ -52,6 +52,10 @@ class Transferred(Attack):
         """Those of its attack."""
         return self.made.trials
 
+    def passes(self, classes):
+        """None: it asks the source alone."""
+        return 0, 0
+
     def run(self, logits, x, y, seed, index):
         """See `Attack.run`."""
         del logits

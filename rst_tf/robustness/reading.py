@@ -50,6 +50,10 @@ def of_dict(found: Any) -> "record.RobustnessReport":
         labels=_whole(found, "labels", count, -1, None),
         images=None,
         seconds=tuple(float(_number(a.get("seconds"), "seconds")) for a in found["attacks"]),
+        passes=tuple(
+            tuple(int(_number(a.get(f"{k}_passes"), k)) for k in ("forward", "gradient"))
+            for a in found["attacks"]
+        ),
         findings=tuple(
             _checked(lambda f=f: Finding(**f), "findings", f, ("error", "warning", "note"))
             for f in found["findings"]

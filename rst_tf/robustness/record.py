@@ -172,6 +172,8 @@ class RobustnessReport:
                     "name": name,
                     "settings": outcome.described[i],
                     "seconds": outcome.seconds[i],
+                    "forward_passes": outcome.passes[i][0],
+                    "gradient_passes": outcome.passes[i][1],
                     "broken": int((outcome.broken_by == i).sum()),
                     "left": outcome.after(i),
                 }

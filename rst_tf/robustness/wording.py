@@ -5,6 +5,8 @@ import statistics
 import textwrap
 from collections import Counter
 
+import numpy as np
+
 from rst_tf.analysis import formats, printing
 from rst_tf.analysis.estimates import wilson
 
@@ -156,6 +158,8 @@ def notes(report) -> list[str]:
     said.append("95 % intervals: Wilson's, for the finite number of images.")
     if report.more_seeds:
         said.append(_seeds(report))
+    forward, back = np.sum(report.outcome.passes, axis=0)
+    said.append(f"The list took at most {forward:,} passes forward and {back:,} forward and back.")
     if report.minimum_norms is not None:
         among = "" if len(report.points) == count else f" of {len(report.points):,} images"
         said.append(f"Median minimum norm (FAB){among}: {report.median_norm:.4g}.")
