@@ -183,17 +183,28 @@ def data_of(source: str) -> Data:
     """The data of the run, or of the entry of the zoo, that a network is from.
 
     Raises:
-        ValueError: That cannot be told.
+        ValueError: That cannot be told, or they are not here.
     """
     from rst_tf import zoo
 
     if source.startswith("zoo:"):
-        return from_dict(Data, zoo.load(source.removeprefix("zoo:")).card.experiment["data"])
-    path = Path(source)
+        data = from_dict(Data, zoo.load(source.removeprefix("zoo:")).card.experiment["data"])
+    else:
+        data = _data_beside(Path(source))
+    kind, _, place = data.source.partition(":")
+    if kind in ("npz", "folder") and not Path(place).exists():
+        raise ValueError(
+            f"data must be given: {source!r} was trained on {data.source}, which is not here "
+            "(--data=mnist takes TensorFlow Datasets)"
+        )
+    return data
+
+
+def _data_beside(path: Path) -> Data:
     for folder in (path, path.parent, path.parent.parent):
         try:
             experiment = json.loads((folder / "config.json").read_text())["experiment"]
             return from_dict(Data, experiment["data"])
         except (OSError, ValueError, LookupError, TypeError):
             continue
-    raise ValueError(f"data must be given: it is not told beside {source!r} what it was trained on")
+    raise ValueError(f"data must be given: it is not told beside {str(path)!r} what they were")

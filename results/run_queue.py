@@ -32,6 +32,7 @@ JOBS = flags.DEFINE_integer(
 ONLY = flags.DEFINE_string("only", "", "Only runs whose page/name/seed contains this text.")
 
 KEPT = ("config.json", "results.csv", "timing.csv", "correct")
+KEPT += ("report.json",)
 KEPT += ("transfer.csv", "switch.csv", "transfer.json", "transfer.png")
 
 
