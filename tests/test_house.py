@@ -20,7 +20,8 @@ STUBS = [ROOT / "run_experiments.py", ROOT / "run_analysis.py"]
 # A module may import only from its own rank or from above it (design: an arrow points downwards).
 RANKS = (
     {"registry", "random", "initializers", "schedules", "optimizers", "normalization", "quiet"}
-    | {"files", "published_2019", "cluster", "entropy_coding", "npz", "older_tickets"},
+    | {"files", "published_2019", "cluster", "entropy_coding", "npz", "older_tickets"}
+    | {"sealed"},
     {"strategies"},
     {"masks"},
     {"layers", "traversal", "keras_optimizers"},
@@ -33,7 +34,7 @@ RANKS = (
     {"evaluation"},
     {"transfer"},
     {"switch"},
-    {"artefacts", "artefact_formats", "portable"},
+    {"artefacts", "artefact_formats", "portable", "packed", "footprint"},
     {"analysis"},
     {"switch_evaluation"},
     {"robustness"},
