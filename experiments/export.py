@@ -26,7 +26,8 @@ class Export(Experiment):
         round: Round of the run; none takes the last finished one. 0 is the dense network.
         which: Weights of the round: best, those with the highest validation accuracy (robust
             accuracy under an attack); or last.
-        formats: What to write: keras, saved_model, litert, onnx.
+        formats: What to write: keras, saved_model, litert, onnx; packed, for a network whose kept
+            weights are +-one number per kernel, which rst_tf reads.
         latency_runs: Number of runs behind the median time for one image, which is printed only.
     """
 
@@ -49,7 +50,7 @@ class Export(Experiment):
             raise ValueError(f"latency_runs must be at least 1; received {self.latency_runs!r}")
 
     def run(self, workdir):
-        """Leaves network.keras, saved_model/, network.tflite, network.onnx and export.json."""
+        """Leaves network.keras, saved_model/, network.tflite, ... and export.json."""
         for name in self.formats:
             usable(name)
         file = self.ticket()
@@ -59,21 +60,32 @@ class Export(Experiment):
             self._write(claimed.path, file, ticket, network)
 
     def _write(self, folder: Path, file: Path, ticket: Ticket, network) -> None:
-        from rst_tf.artefacts import export, table
+        from rst_tf.artefacts import export, size_table, table
+        from rst_tf.footprint import Footprint
 
         artefacts = []
         for name in self.formats:
-            suffix = FORMATS[name].suffix
-            path = folder / (f"network{suffix}" if suffix else name)
-            made = export(network, path, name, latency_runs=self.latency_runs, overwrite=True)
-            artefacts.append(made)
+            kind = FORMATS[name]
+            path = folder / (f"network{kind.suffix}" if kind.suffix else name)
+            options = {"latency_runs": self.latency_runs, "overwrite": True}
+            if kind.masked:
+                options |= {"description": ticket.network, "weights": ticket.seed}
+            artefacts.append(export(network, path, name, **options))
+        footprint = Footprint.of(network)
         report = {
             "ticket": str(file),
             "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
             "artefacts": [_described(artefact) for artefact in artefacts],
+            "footprint": {
+                **dataclasses.asdict(footprint),
+                "float32": footprint.float32,
+                "int8": footprint.int8,
+                "bound": footprint.bound,
+            },
         }
         write_bytes(folder / "export.json", json.dumps(report, indent=2).encode())
         print(f"{file}, density {ticket.density:.4g}, written to {folder}\n\n{table(artefacts)}\n")
+        print(f"{size_table(footprint, artefacts)}\n")
         print("Zeros shrink the compressed file (gzip); they do not make an image any faster.")
 
     def ticket(self) -> Path:

@@ -45,6 +45,7 @@ _HOME = {
     "Switch": "switch",
     "switch_robustness": "switch_evaluation",
     "export": "artefacts",
+    "PackedModel": "packed",
     "robustify": "robustifying",
     "report": "robustness.report",
     "RobustnessReport": "robustness.report",

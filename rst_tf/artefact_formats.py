@@ -11,7 +11,7 @@ import numpy as np
 
 from rst_tf.registry import unknown
 
-Name = Literal["keras", "saved_model", "litert", "onnx"]
+Name = Literal["keras", "saved_model", "litert", "onnx", "packed"]
 Run = Callable[[np.ndarray], np.ndarray]
 
 
@@ -25,12 +25,18 @@ class Format:
         load: What its runtime makes of the path: a function from images [n, ...] to outputs
             [n, ...], NumPy arrays, for any n.
         packages: What it needs that the library itself does not.
+        masked: Whether it is written from the masked network and read by this library, in place of
+            a plain copy that is read without it.
+        memory: Bytes that what is at the path keeps in memory between calls, where that differs
+            from a float32 per weight.
     """
 
     suffix: str
     write: Callable[..., None]
     load: Callable[[Path], Run]
     packages: tuple[str, ...] = ()
+    masked: bool = False
+    memory: Callable[[Path], int] | None = None
 
 
 def _write_keras(model, path: Path) -> None:
@@ -92,6 +98,24 @@ def _load_onnx(path: Path) -> Run:
     return lambda x: session.run(None, {image: x})[0]
 
 
+def _write_packed(network, path: Path, **options) -> None:
+    from rst_tf.packed import PackedModel
+
+    PackedModel.of(network, **options).save(path)
+
+
+def _load_packed(path: Path) -> Run:
+    from rst_tf.packed import PackedModel
+
+    return PackedModel.load(path).inference()
+
+
+def _packed_memory(path: Path) -> int:
+    from rst_tf.packed import PackedModel
+
+    return PackedModel.load(path).nbytes
+
+
 def _signature(model) -> list:
     import tensorflow as tf
 
@@ -104,6 +128,7 @@ FORMATS: Mapping[str, Format] = {
     "saved_model": Format("", _write_saved_model, _load_saved_model),
     "litert": Format(".tflite", _write_litert, _load_litert),
     "onnx": Format(".onnx", _write_onnx, _load_onnx, ("onnx", "tf2onnx", "onnxruntime")),
+    "packed": Format(".rstb", _write_packed, _load_packed, masked=True, memory=_packed_memory),
 }
 
 

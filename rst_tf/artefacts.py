@@ -1,4 +1,4 @@
-"""Export: a network as a file that its own runtime loads without rst_tf, checked and measured."""
+"""Export: a network as a file that its own runtime loads, checked against it and measured."""
 
 import contextlib
 import dataclasses
@@ -9,12 +9,14 @@ import statistics
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from rst_tf.artefact_formats import FORMATS, Name, Run, usable
+from rst_tf.footprint import Footprint
+from rst_tf.initializers import Seed
 from rst_tf.quiet import quiet
 
 _TOLERANCE = 1e-5
@@ -26,7 +28,7 @@ class Artefact:
     """What was exported.
 
     Args:
-        format: keras, saved_model, litert or onnx.
+        format: keras, saved_model, litert, onnx or packed.
         path: The file; for saved_model the folder.
         bytes: Size of the file, or of all files in the folder.
         gzip_bytes: Size after gzip at level 9, of a folder as a tar archive.
@@ -34,6 +36,7 @@ class Artefact:
         zeros: How many of them are exactly 0.
         max_difference: Largest absolute difference from the network's outputs.
         latency_ms: Median time for one image on the CPU, in milliseconds, by the runtime's default.
+        memory: Bytes that its weights keep in memory between calls, where the format tells; packed.
     """
 
     format: str
@@ -44,6 +47,7 @@ class Artefact:
     zeros: int
     max_difference: float
     latency_ms: float
+    memory: int | None = None
 
     @property
     def density(self) -> float:
@@ -69,6 +73,20 @@ def table(artefacts: Sequence[Artefact]) -> str:
     return "\n".join(lines)
 
 
+def size_table(footprint: Footprint, artefacts: Sequence[Artefact]) -> str:
+    """Packed artefacts beside what the same weights take otherwise, for a terminal."""
+    row = "{:<52}{:>14}{:>14}".format
+    f = footprint
+    known = [
+        ("float32, every weight", f.float32, f.float32),
+        ("int8, every weight", f.int8, f.int8),
+        *((a.path.name, a.bytes, a.memory) for a in artefacts if a.memory is not None),
+        ("entropy of the masks, a sign per kept weight", f.bound, f.bound),
+    ]
+    lines = [row(f"{f.weights:,} weights, {f.kept:,} kept", "bytes on disk", "in memory")]
+    return "\n".join(lines + [row(name, f"{a:,}", f"{b:,}") for name, a, b in known])
+
+
 def export(
     network,
     path: str | Path,
@@ -78,43 +96,57 @@ def export(
     seed: int = 0,
     latency_runs: int = 30,
     overwrite: bool = False,
+    description: Mapping | None = None,
+    weights: Seed | None = None,
 ) -> Artefact:
-    """Writes a network for a runtime that knows nothing of rst_tf, loads it there and compares.
+    """Writes a network for its runtime, loads it there and compares.
 
-    Masks become zeros; `rst_tf.Normalization` becomes `keras.layers.BatchNormalization` with the
-    same outputs at inference. LiteRT files use standard operations only. While it works, nothing
-    that other libraries print reaches the terminal.
+    All runtimes but that of `packed` know nothing of rst_tf. For them masks become zeros, and
+    `rst_tf.Normalization` becomes `keras.layers.BatchNormalization` with the same outputs at
+    inference. LiteRT files use standard operations only. While it works, nothing that other
+    libraries print reaches the terminal.
 
     Args:
         network: Sequential or functional Keras model of one input and one output, masked or not.
-        path: Where to write: a file in .keras, .tflite (litert) or .onnx, a folder for saved_model.
-            Nothing is left there if the export fails.
-        format: keras, saved_model, litert, or onnx (`pip install rst-tf[export]`).
+        path: Where to write: a file in .keras, .tflite (litert), .onnx or .rstb (packed), a folder
+            for saved_model. Nothing is left there if the export fails.
+        format: keras, saved_model, litert, onnx (`pip install rst-tf[export]`), or packed: a
+            binary network in a bit per kept weight and the entropy of its masks, for
+            `PackedModel.load`.
         sample: Images [n, ...] on which outputs are compared; eight random ones in [0, 1] if None.
         seed: Of the random images.
         latency_runs: Number of runs behind the median time, at least 1.
         overwrite: Replace what is at `path`, if it is of the same format.
+        description: For packed: how to build the network, as `PackedModel.of` takes it.
+        weights: For packed: the seed that the kernels were drawn from, in place of their signs.
 
     Raises:
         ValueError: Unknown format, a path that does not fit or exists, a network that is a trainer,
-            subclassed or cannot be converted, or outputs that differ by more than 1e-5 times
-            max(1, largest |output|), for the sample's batch size or another; or a package that the
-            format needs is not installed.
+            subclassed or cannot be converted, or for packed is not binary, or outputs that differ
+            by more than 1e-5 times max(1, largest |output|), for the sample's batch size or
+            another; or a package that the format needs is not installed.
     """
-    from rst_tf.portable import portable, weights
+    from rst_tf.portable import count_weights, portable
 
     path = Path(path)
     _check(path, format, latency_runs, overwrite)
+    kind = FORMATS[format]
+    given = {"description": description, "weights": weights}
+    packing = {name: value for name, value in given.items() if value is not None}
+    if packing and not kind.masked:
+        names = " and ".join(packing)
+        raise ValueError(f"{names} is for format='packed'; received format={format!r}")
     model = portable(network)
     images = _images(model, sample, seed)
     with _beside(path) as folder, quiet():
         made = Path(folder) / path.name
         with _failing_as(f"format={format!r}: the network cannot be written"):
-            FORMATS[format].write(model, made)
+            kind.write(network if kind.masked else model, made, **packing)
         difference, latency = _tried(made, format, network, images, latency_runs)
         size, packed = _size(made), len(gzip.compress(_content(made), 9, mtime=0))
+        memory = kind.memory(made) if kind.memory else None
         _put(made, path)
-    return Artefact(format, path, size, packed, *weights(model), difference, latency)
+    return Artefact(format, path, size, packed, *count_weights(model), difference, latency, memory)
 
 
 def _check(path: Path, format: str, latency_runs: int, overwrite: bool) -> None:

@@ -41,7 +41,7 @@ def portable(network: keras.Model) -> keras.Model:
     return keras.Model(copy.inputs[0], copy.outputs[0], name=network.name)
 
 
-def weights(model: keras.Model) -> tuple[int, int]:
+def count_weights(model: keras.Model) -> tuple[int, int]:
     """How many weights the kernels of a plain model have, and how many of them are 0."""
     kernels = [v.numpy() for v in model.weights if len(v.shape) > 1 and v.name != "bias"]
     return sum(k.size for k in kernels), sum(int((k == 0).sum()) for k in kernels)
