@@ -15,6 +15,9 @@ python run_analysis.py --claims=results/claims.yaml        writes results/claims
 python run_analysis.py --leaderboard='runs/evaluation/*' --out=board
     robustness reports (report.json, or folders that hold some) in one table per data set, norm,
     epsilon and number of images: leaderboard.txt, .md, .csv and .html
+python run_analysis.py --masks=runs/searched --out=masks
+    what the masks of a run's last ticket, or of a ticket file, keep by channel and by kernel,
+    beside random masks of the same size; the masks as pictures; an estimate of the operations
 
 A folder of trials (runs/mnist with runs/mnist/seed_0, ...) stands for its trials.
 """
@@ -33,7 +36,7 @@ OUT = flags.DEFINE_string(
     None,
     "Folder of the one report over all runs. If none: <folder>/report for each folder of --runs, "
     "<A>_vs_<B> beside A for --compare, the file's folder for --claims, the folder above the "
-    "first wildcard for --leaderboard.",
+    "first wildcard for --leaderboard, masks in the run's folder for --masks.",
 )
 STEP = flags.DEFINE_integer(
     "step",
@@ -68,6 +71,10 @@ CLAIMS = flags.DEFINE_string("claims", None, "YAML file of claims to try on runs
 LEADERBOARD = flags.DEFINE_list(
     "leaderboard", [], "Robustness reports: a glob of files or folders, or several."
 )
+MASKS = flags.DEFINE_string("masks", None, "A run's folder or a ticket file, for its masks.")
+MASK_LAYERS = flags.DEFINE_list(
+    "mask_layers", [], "Positions of the layers that --masks draws; if none, six at most."
+)
 STRICT = flags.DEFINE_bool("strict", False, "A claim without data is an error.")
 
 
@@ -90,6 +97,10 @@ def analyse(compared: Sequence[str]) -> None:
         from rst_tf.robustness import leaderboard
 
         leaderboard.write(LEADERBOARD.value, out or above_wildcard(LEADERBOARD.value[0]))
+    if MASKS.value is not None:
+        from rst_tf.analysis import masks_report
+
+        masks_report.write(MASKS.value, out, numbers(MASK_LAYERS))
     if compared:
         out = out or beside(*compared)
         section, every = compare(compared, out)
@@ -158,7 +169,8 @@ def check_flags(comparing: bool) -> None:
     claiming = CLAIMS.value is not None
     reporting = bool(RUNS.value) or comparing
     ranking = bool(LEADERBOARD.value)
-    if not reporting and not claiming and not ranking:
+    picturing = MASKS.value is not None
+    if not (reporting or claiming or ranking or picturing):
         raise ValueError("--runs: expected the glob of a workdir; received nothing")
     if RUNS.value and (comparing or claiming) and OUT.value is None:
         raise ValueError("--out: --runs with --compare or --claims needs a folder; received none")
@@ -169,6 +181,7 @@ def check_flags(comparing: bool) -> None:
         ("--runs", bool(RUNS.value), (FAMILIES,)),
         ("--compare", comparing, (COMPARE_ROUNDS, COMPARE_UPDATES)),
         ("--claims", claiming, (STRICT,)),
+        ("--masks", picturing, (MASK_LAYERS,)),
     ):
         for holder in holders:
             if holder.present and not there:
@@ -176,10 +189,11 @@ def check_flags(comparing: bool) -> None:
 
 
 def numbers(holder: flags.FlagHolder) -> list[int]:
-    """A list of rounds."""
+    """A list of rounds or layers."""
+    what = "layers" if holder is MASK_LAYERS else "rounds"
     for text in holder.value:
         if not text.strip().isdecimal():
-            raise ValueError(f"--{holder.name}: expected the numbers of rounds; received {text!r}")
+            raise ValueError(f"--{holder.name}: expected the numbers of {what}; received {text!r}")
     return [int(text) for text in holder.value]
 
 
