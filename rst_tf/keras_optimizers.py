@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras import ops
 
 from rst_tf import masks
-from rst_tf.traversal import masked_kernels
+from rst_tf.traversal import masked_kernels, refresh_masks
 
 _package = keras.saving.register_keras_serializable(package="rst_tf")
 
@@ -166,13 +166,14 @@ def discard_scores(network, optimizer, fraction: float) -> None:
         optimizer: The Keras optimiser of the training.
         fraction: Of each kernel's scores, in [0, 1); those that were discarded before count.
     """
-    for m in masked_kernels(network):
+    kernels = masked_kernels(network)
+    for m in kernels:
         if m.scores is not None:
             size = int(np.prod(m.scores.shape))
             kept = masks.select(m.scores.numpy(), size - int(fraction * size + 1e-9))
             for target in (m.scores, *_remembered(optimizer, m.scores)[0]):
                 _fill_pruned(target, kept, tf.zeros_like(target))
-            m.refresh()
+    refresh_masks(kernels)
 
 
 def _fill_pruned(variable, mask, value):

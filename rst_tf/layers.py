@@ -7,6 +7,7 @@ is frozen, `scores` are trained, and the mask keeps the weights with the largest
 
 import threading
 from collections.abc import Sequence
+from typing import get_args
 
 import keras
 import numpy as np
@@ -45,18 +46,32 @@ class MaskedVariable:
         return tuple(self.kernel.shape)
 
     @property
+    def size(self) -> int:
+        """Number of groups."""
+        return int(np.prod(self.mask.shape))
+
+    @property
+    def pooled(self) -> bool:
+        """In a search: whether one threshold for the network chooses how many are kept."""
+        return self.scores is not None and self.layer.allocation != "layerwise"
+
+    @property
     def kept(self) -> int:
-        """In a search: how many groups the density keeps."""
-        return masks.count(int(np.prod(self.mask.shape)), self.layer.density, self.layer.count)
+        """In a search: how many groups the density keeps, or a common threshold now does."""
+        if self.pooled:
+            return int(np.sum(self.mask.numpy()))
+        return masks.count(self.size, self.layer.density, self.layer.count)
 
     def effective(self):
-        """`kernel * mask`; in a search with the straight-through gradient to the scores."""
+        """`kernel * mask`, signs alone if there is a gain; in a search, straight-through."""
         if self.scores is None:
-            return self.kernel * self.mask
-        return masks.straight_through(self.kernel, self.mask, self.scores)
+            value = self.kernel * self.mask
+        else:
+            value = masks.straight_through(self.kernel, self.mask, self.scores)
+        return value if self.layer.gain == "none" else masks.signs_at_mean(value, self.mask)
 
     def refresh(self, static: bool = True):
-        """In a search: forms the mask anew from the scores. Call it whenever they moved.
+        """In a search: forms the mask anew from the scores; `traversal.refresh_masks` does all.
 
         Args:
             static: As in `masks.select_in_graph`; needed where XLA compiles the call.
@@ -64,20 +79,29 @@ class MaskedVariable:
         Returns:
             The new mask.
         """
-        mask = masks.select_in_graph(self.scores.value, self.kept, static=static)
+        kept = masks.count(self.size, self.layer.density, self.layer.count)
+        mask = masks.select_in_graph(self.scores.value, kept, static=static)
         self.mask.assign(mask)
         return mask
 
     def check(self) -> None:
         """Raises RuntimeError if the stored mask is not the one that the scores ask for."""
         if self.scores is not None:
-            wanted = masks.select(self.scores.numpy(), self.kept)
-            wrong = int((wanted != (self.mask.numpy() > 0)).sum())
+            wrong = self._out_of_order() if self.pooled else self._unasked()
             if wrong:
                 raise RuntimeError(
                     f"mask of {self.name} differs from its scores in {wrong} places: the scores "
                     "moved without a refresh; train with RobustTrainer or call refresh()"
                 )
+
+    def _unasked(self) -> int:
+        wanted = masks.select(self.scores.numpy(), self.kept)
+        return int((wanted != (self.mask.numpy() > 0)).sum())
+
+    def _out_of_order(self) -> int:
+        """Scores that a common threshold passed over though a smaller one is kept."""
+        size, mask = np.abs(self.scores.numpy()), self.mask.numpy() > 0
+        return int((size[~mask] > size[mask].min(initial=np.inf)).sum())
 
 
 class MaskedKernel:
@@ -88,23 +112,38 @@ class MaskedKernel:
         search: Freeze the kernels and train scores instead.
         density: In a search, the fraction of each kernel kept, in (0, 1].
         count: In a search, how the density becomes a number: nearest, rst, plus_one, floor.
+        allocation: In a search, layerwise keeps that fraction of each kernel; global and
+            global_floor keep it of all such layers together, by one threshold.
+        gain: `mean` has the layer see only signs, times the mean magnitude of what is kept.
     """
 
     kernel_attributes: tuple[str, ...] = ("kernel",)
 
     def __init__(
-        self, *args, granularity="element", search=False, density=1.0, count="nearest", **kwargs
+        self,
+        *args,
+        granularity="element",
+        search=False,
+        density=1.0,
+        count="nearest",
+        allocation="layerwise",
+        gain="none",
+        **kwargs,
     ):
         masks.check_density(density)
         if density != 1 and not search:
             raise ValueError(
                 f"density={density!r} has an effect only with search=True; prune a ticket instead"
             )
+        masks.check_choice(allocation, get_args(masks.Allocation), "allocation")
+        masks.check_choice(gain, get_args(masks.Gain), "gain")
         super().__init__(*args, **kwargs)
         self.granularity = granularity
         self.search = search
         self.density = density
         self.count = count
+        self.allocation = allocation
+        self.gain = gain
         self.masked: dict[str, MaskedVariable] = {}
 
     def add_weight(self, *args, **kwargs):
@@ -165,6 +204,8 @@ class MaskedKernel:
             "search": self.search,
             "density": self.density,
             "count": self.count,
+            "allocation": self.allocation,
+            "gain": self.gain,
         }
 
     def save_own_variables(self, store):

@@ -19,6 +19,8 @@ from rst_tf.registry import Registry, unknown
 
 Granularity = Literal["element", "row", "kernel", "filter"]
 Count = Literal["nearest", "rst", "plus_one", "floor"]
+Gain = Literal["none", "mean"]
+Allocation = Literal["layerwise", "global", "global_floor"]
 
 CRITERIA = Registry("criterion")
 ALLOCATIONS = Registry("allocation")
@@ -57,6 +59,12 @@ def check_density(density: float, argument: str = "density") -> None:
     """Raises ValueError unless `density` is a fraction kept, in (0, 1]."""
     if not 0 < density <= 1:
         raise ValueError(f"{argument} must be in (0, 1]; received {argument}={density!r}")
+
+
+def check_choice(value: str, known: Sequence[str], argument: str) -> None:
+    """Raises ValueError unless `value` is one of these."""
+    if value not in known:
+        raise ValueError(f"{argument} names an {unknown(argument, value, list(known))}")
 
 
 def group_shape(
@@ -110,6 +118,11 @@ def random_importance(kernel: np.ndarray, *, seed: int, layer: int) -> np.ndarra
 # ---------------------------------------------------------------- allocations
 
 
+def floor_of(n: int, density: float) -> int:
+    """What `global_floor` leaves a layer of `n` weights: a tenth of its share, at least 1."""
+    return count(n, _FLOOR * density)
+
+
 @ALLOCATIONS.register("layerwise")
 def layerwise(
     importances: Sequence[np.ndarray],
@@ -161,10 +174,42 @@ def across_layers_with_floor(importances, alive, bases, fractions, rule) -> list
     """
     raised = []
     for importance, living, n, fraction in zip(importances, alive, bases, fractions, strict=True):
-        least = min(count(n, _FLOOR * fraction), int(living.sum()))
+        least = min(floor_of(n, fraction), int(living.sum()))
         held = select(importance, least, living)
         raised.append(np.where(held, np.float32(np.inf), importance))
     return across_layers(raised, alive, bases, fractions, rule)
+
+
+def adaptive_densities(sizes: Sequence[int], density: float, power: float) -> list[float]:
+    """Densities of layers for which kept / size ** power is one number (Liu et al. 2022).
+
+    With power 1 all layers have one density, with power 0 one number of weights; in between, small
+    layers lose less. Layers are gone through by size: one that would keep more weights than it has
+    keeps all of them, and what this and truncation leave over goes to the layers after it, so that
+    they add up to the density of the network.
+
+    Args:
+        sizes: Number of weights (or groups) of each layer.
+        density: Fraction kept of all of them, in (0, 1].
+        power: In [0, 1].
+
+    Returns:
+        Per layer, the fraction kept, in (0, 1]; published with the count `rst`.
+    """
+    check_density(density)
+    if not 0 <= power <= 1:
+        raise ValueError(f"power must be in [0, 1]; received power={power!r}")
+    order = sorted(range(len(sizes)), key=lambda i: sizes[i])
+    powers = [sizes[i] ** power for i in order]
+    budget = int(density * sum(sizes))
+    common = density * sum(sizes) / sum(powers)
+    found = [1.0] * len(sizes)
+    for place, i in enumerate(order, 1):
+        own = min(1.0, common * sizes[i] ** (power - 1))
+        found[i] = own or 1 / sizes[i]  # nothing is left: the count keeps one all the same
+        budget -= int(own * sizes[i])
+        common = budget / (sum(powers[place:]) or 1)
+    return found
 
 
 # ---------------------------------------------------------------- selection
@@ -291,6 +336,32 @@ def _kth_largest(keys, k, bits: int):
     return tf.while_loop(lambda bit, _: bit >= 0, step, start, maximum_iterations=bits)[1]
 
 
+def select_across_in_graph(
+    scores: Sequence, kept: int, least: Sequence[int], *, static: bool = True
+):
+    """One threshold for all layers: what the allocations `global` and `global_floor` keep.
+
+    Args:
+        scores: Per layer, a float32 tensor of any shape.
+        kept: How many to keep in all layers together, at least 1.
+        least: Per layer, how many of its own largest it keeps in any case; 0 for none.
+        static: As in `select_in_graph`.
+
+    Returns:
+        Per layer, a float32 tensor of its shape, ones and otherwise zeros.
+    """
+    import tensorflow as tf
+
+    flat = []
+    for own, number in zip(scores, least, strict=True):
+        size = tf.abs(tf.reshape(own, [-1]))
+        held = select_in_graph(size, number, static=static) > 0 if number else False
+        flat.append(tf.where(held, float("inf"), size))
+    mask = select_in_graph(tf.concat(flat, 0), kept, static=static)
+    parts = tf.split(mask, [part.shape[0] for part in flat])
+    return [tf.reshape(part, own.shape) for part, own in zip(parts, scores, strict=True)]
+
+
 def straight_through(kernel, mask, scores):
     """`kernel * mask` with the gradient of `kernel * |scores|` (Ramanujan et al. 2020).
 
@@ -319,3 +390,29 @@ def straight_through(kernel, mask, scores):
         return kernel * mask, gradient
 
     return multiplied(*(ops.convert_to_tensor(x) for x in (kernel, mask, scores)))
+
+
+def signs_at_mean(kernel, mask):
+    """Signs of a masked kernel times the mean magnitude of what is kept (Diffenderfer 2021).
+
+    The gradient is that of `kernel` itself. A kept weight of 0 counts as positive. A kernel of +1
+    and -1 comes back as it is, bit for bit.
+
+    Args:
+        kernel: Tensor of any shape, 0 where the mask is.
+        mask: Tensor of 0 and 1 of that shape, or 1 along the axes of a group.
+    """
+    from keras import ops
+
+    @ops.custom_gradient
+    def replaced(kernel, mask):
+        group = math.prod(kernel.shape) // math.prod(mask.shape)
+        gain = ops.sum(ops.abs(kernel)) / ops.maximum(ops.sum(mask) * group, 1)
+        signs = ops.where(kernel < 0, -gain, gain)
+
+        def gradient(upstream):
+            return upstream, ops.zeros_like(mask)
+
+        return signs * mask, gradient
+
+    return replaced(*(ops.convert_to_tensor(x) for x in (kernel, mask)))

@@ -12,7 +12,7 @@ from rst_tf.masks import Count, Granularity
 from rst_tf.traversal import finalize_statistics, masked_kernels, masked_layers
 
 _PLAIN_CLASS = {masked: plain for plain, masked in MASKED_CLASS.items()}
-_MASK_ARGUMENTS = ("granularity", "search", "density", "count")
+_MASK_ARGUMENTS = ("granularity", "search", "density", "count", "allocation", "gain")
 _TOLERATED = 0.01
 
 

@@ -7,7 +7,13 @@ import tensorflow as tf
 from rst_tf import keras_optimizers, random, strategies
 from rst_tf.attacks.attack import Attack, check_logits
 from rst_tf.objectives import Adversarial, Objective
-from rst_tf.traversal import masked_kernels, masked_layers, trained_variables, walk
+from rst_tf.traversal import (
+    masked_kernels,
+    masked_layers,
+    refresh_masks,
+    trained_variables,
+    walk,
+)
 
 _TRAIN_STREAM, _TEST_STREAM = 1, 2
 
@@ -168,16 +174,8 @@ class RobustTrainer(keras.Model):
         if carried:
             self.noise.assign(self.objective.moved(self.noise.value, gradients.pop()))
         keras_optimizers.step(self.optimizer, gradients, variables, self._masks)
-        self._refresh_masks()
+        refresh_masks(self._masks, static=bool(self.jit_compile))
         return values, outcome, x_adv
-
-    def _refresh_masks(self) -> None:
-        """One after the other, so that what they need on the way is not needed for all at once."""
-        before: list = []
-        for masked in self._masks:
-            if masked.scores is not None:
-                with tf.control_dependencies(before):
-                    before = [masked.refresh(static=bool(self.jit_compile))]
 
     def test_step(self, data):
         """Clean cross-entropy and accuracy; robust accuracy under the evaluation attack."""

@@ -1,13 +1,14 @@
 """A network from outside: its layers, masked kernels and trained variables, in a fixed order."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import keras
+import tensorflow as tf
 from keras import ops
 
+from rst_tf import masks
 from rst_tf.layers import MaskedKernel, MaskedVariable, formed
-from rst_tf.masks import check_density
 from rst_tf.normalization import Normalization
 
 
@@ -44,16 +45,58 @@ def trained_variables(network) -> list:
     return [s for s in scores if s is not None] or network.trainable_variables
 
 
-def set_density(network, density: float) -> None:
-    """In a search: the fraction that every kernel with scores keeps from now on.
+def set_density(network, density: float, power: float | None = None) -> None:
+    """In a search: the fraction that is kept of the kernels with scores from now on.
 
     A training function that was traced before keeps the old number: trace it anew.
+
+    Args:
+        network: A network that searches.
+        density: Fraction of each kernel, or of all together where one threshold is for all of them
+            or `power` is given.
+        power: Gives each layer a density of its own, as `masks.adaptive_densities` does.
     """
-    check_density(density)
-    for masked in masked_kernels(network):
-        if masked.scores is not None:
-            masked.layer.density = density
-            masked.refresh()
+    masks.check_density(density)
+    kernels = masked_kernels(network)
+    layers = [layer for layer in masked_layers(network) if layer.search]
+    sizes = [sum(masked.size for masked in layer.masked.values()) for layer in layers]
+    own = [density] * len(layers)
+    if power is not None:
+        own = masks.adaptive_densities(sizes, density, power)
+    for layer, fraction in zip(layers, own, strict=True):
+        layer.density = fraction
+    refresh_masks(kernels)
+
+
+def refresh_masks(kernels: Sequence[MaskedVariable], static: bool = True) -> None:
+    """In a search: forms all masks anew from the scores. Call it whenever they moved.
+
+    One after the other, so that what they need on the way is not needed for all at once.
+
+    Args:
+        kernels: The masked kernels of a network; those without scores are left alone.
+        static: As in `masks.select_in_graph`; needed where XLA compiles the call.
+    """
+    before: list = []
+    for masked in kernels:
+        if masked.scores is not None and not masked.pooled:
+            with tf.control_dependencies(before):
+                before = [masked.refresh(static=static)]
+    pooled = [masked for masked in kernels if masked.pooled]
+    if pooled:
+        with tf.control_dependencies(before):
+            _refresh_pooled(pooled, static)
+
+
+def _refresh_pooled(kernels: Sequence[MaskedVariable], static: bool) -> None:
+    layer = kernels[0].layer
+    floored = layer.allocation == "global_floor"
+    kept = masks.count(sum(m.size for m in kernels), layer.density, layer.count)
+    least = [masks.floor_of(m.size, layer.density) if floored else 0 for m in kernels]
+    scores = [masked.scores.value for masked in kernels]
+    chosen = masks.select_across_in_graph(scores, kept, least, static=static)
+    for masked, mask in zip(kernels, chosen, strict=True):
+        masked.mask.assign(mask)
 
 
 def finalize_statistics(network) -> None:

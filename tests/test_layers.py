@@ -51,7 +51,7 @@ def policy(name):
 def plain_twin(layer, x):
     """The Keras layer with zeros written into its kernels."""
     base = {v: k for k, v in layers.MASKED_CLASS.items()}[type(layer)]
-    own = ("granularity", "search", "density", "count")
+    own = ("granularity", "search", "density", "count", "allocation", "gain")
     twin = base.from_config({k: v for k, v in layer.get_config().items() if k not in own})
     twin.build((None, *x.shape[1:]))
     values = {m.kernel.name: m.kernel.numpy() * m.mask.numpy() for m in layer.masked.values()}
@@ -100,7 +100,8 @@ def test_masks_have_the_shape_of_their_groups_and_are_not_trained(name, search):
 
 OPTIONS = [
     {"granularity": "filter"},
-    {"granularity": "row", "search": True, "density": 0.4, "count": "floor"},
+    {"granularity": "row", "search": True, "density": 0.4, "count": "floor", "gain": "mean"},
+    {"search": True, "density": 0.4, "allocation": "global_floor"},
 ]
 
 
