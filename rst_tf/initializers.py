@@ -2,14 +2,15 @@
 
 An initialiser is a pure function of a shape and a stream of random numbers; `initialize` applies
 one to every kernel of a network, in traversal order. Constants after He et al. (2015) and
-Ramanujan et al. (2020); in all of them gain = sqrt(2), for ReLU.
+Ramanujan et al. (2020); in all of them gain = sqrt(2), for ReLU. The names that end in `_correct`
+are those of Liu et al. (2022) for what `+fan=` does here anyway: the fan times the density.
 """
 
 import dataclasses
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from rst_tf import random
 from rst_tf.registry import Registry, unknown
 
 INITIALIZERS = Registry("initializer")
+ScoreFan = Literal["all", "none", "except_last", "only_last"]
 
 
 class Stream(NamedTuple):
@@ -65,6 +67,7 @@ def xavier_constant(shape, fans, stream):
 
 
 @INITIALIZERS.register("kaiming_normal")
+@INITIALIZERS.register("kaiming_normal_correct")
 def kaiming_normal(shape, fans, stream):
     """N(0, 2 / fan_in)."""
     return random.normal(tuple(shape), *stream) * np.sqrt(2 / fans.fan_in)
@@ -82,13 +85,33 @@ def standard(shape, fans, stream):
     return _uniform(shape, np.sqrt(1 / fans.fan_in), stream)
 
 
+@INITIALIZERS.register("binary")
+@INITIALIZERS.register("lottery_binary")
+def binary(shape, fans, stream):
+    """+1 or -1, a fair coin, in every layer alike (Liu et al. 2022).
+
+    `lottery_binary` is the published name where weights are drawn anew; every draw is new here.
+    """
+    del fans
+    return _sign(shape, stream)
+
+
+@INITIALIZERS.register("uniform_pm1")
+def uniform_pm1(shape, fans, stream):
+    """U(-1, 1) in every layer alike."""
+    del fans
+    return _uniform(shape, 1.0, stream)
+
+
 @INITIALIZERS.register("signed_constant")
+@INITIALIZERS.register("signed_constant_correct")
 def signed_constant(shape, fans, stream):
     """+-sqrt(2 / fan_in), random signs (Ramanujan et al. 2020)."""
     return _sign(shape, stream) * np.sqrt(2 / fans.fan_in)
 
 
 @INITIALIZERS.register("unsigned_constant")
+@INITIALIZERS.register("unsigned_constant_correct")
 def unsigned_constant(shape, fans, stream):
     """+sqrt(2 / fan_in) everywhere."""
     del stream
@@ -105,26 +128,35 @@ def fans_of(shape: Sequence[int], output_axes: Sequence[int], spatial_axes: Sequ
     return Fans(int(np.prod(shape)) // outputs, outputs * receptive)
 
 
-def initialize(network, seed: int, kernel: str = "glorot_uniform") -> None:
+def initialize(
+    network,
+    seed: int,
+    kernel: str = "glorot_uniform",
+    score_scale: float = 1.0,
+    score_fan: ScoreFan = "all",
+) -> None:
     """Sets every initial weight of a network from a seed: the same bits on every machine.
 
     Kernels get the named initialiser from the stream (seed, "kernel", position), scores U(-b, b)
-    with b = 1/sqrt(fan_in of the group), or N(0, 1) for whole filters, from (seed, "scores",
-    position), biases and beta 0,
-    gamma 1, moving statistics 0 and 1, masks one (or, in a search, what the scores say). Any
-    other variable gets its layer's own initialiser if that is a constant, as PReLU's alpha. What
-    is no weight is left alone: statistics adapted to data, states of random generators.
+    with b = scale/sqrt(fan_in of the group), or N(0, scale^2) for whole filters, from (seed,
+    "scores", position), biases and beta 0, gamma 1, moving statistics 0 and 1, masks one (or, in a
+    search, what the scores say). Any other variable gets its layer's own initialiser if that is a
+    constant, as PReLU's alpha. What is no weight is left alone: statistics adapted to data, states
+    of random generators.
 
     Args:
         network: A built Keras model whose kernels are in masked layers.
         seed: Any integer.
         kernel: Name of a registered initialiser; see `parsed` for what may follow it.
+        score_scale: Above 0; see above.
+        score_fan: For which layers b is divided by sqrt(fan_in): all, none, except_last (the last
+            kernel, which is the classifier's) or only_last.
 
     Raises:
         ValueError: The network has no masked layers, or a variable that this cannot set; nothing
             is set then.
     """
-    from rst_tf.traversal import masked_kernels, walk
+    from rst_tf.traversal import masked_kernels, refresh_masks, walk
 
     kernels = masked_kernels(network)
     own = {id(v) for m in kernels for v in (m.kernel, m.mask, m.scores)}
@@ -135,14 +167,27 @@ def initialize(network, seed: int, kernel: str = "glorot_uniform") -> None:
         if id(variable) not in own and _is_weight(variable, owner[id(variable)])
     ]
     parsed(kernel)
+    check_scores(score_scale, score_fan)
     for variable, value in others:
         variable.assign(value.astype(np.float32))
     for position, masked in enumerate(kernels):
         masked.kernel.assign(draw_kernel(masked, seed, kernel, position))
-        variable, value = _score_or_mask(masked, Stream(seed, "scores", position))
+        last = position == len(kernels) - 1
+        by_fan = score_fan in ("all", "only_last" if last else "except_last")
+        variable, value = _score_or_mask(
+            masked, Stream(seed, "scores", position), score_scale, by_fan
+        )
         variable.assign(value.astype(np.float32))
-        if masked.scores is not None:
-            masked.refresh()
+    refresh_masks(kernels)
+
+
+def check_scores(score_scale: float, score_fan: str) -> None:
+    """Raises ValueError for initial scores that cannot be: see `initialize`."""
+    if not 0 < score_scale < np.inf:
+        raise ValueError(f"score_scale must be above 0; received score_scale={score_scale!r}")
+    if score_fan not in get_args(ScoreFan):
+        known = unknown("score_fan", score_fan, list(get_args(ScoreFan)))
+        raise ValueError(f"score_fan names an {known}")
 
 
 def redraw_kernels(network, seed: int, kernel: str) -> None:
@@ -194,21 +239,19 @@ def parsed(kernel: str) -> tuple[Initializer, Callable[[Fans], Fans]]:
     return draw, changed
 
 
-_OF_ONE_FAN = ("signed_constant", "unsigned_constant", "kaiming_normal", "kaiming_uniform")
+_CORRECT = ("signed_constant", "unsigned_constant", "kaiming_normal")
+_OF_ONE_FAN = (*_CORRECT, "kaiming_uniform", *(f"{name}_correct" for name in _CORRECT))
 
 
-def _score_or_mask(masked, stream: Stream):
-    """Scores as published: U(-b, b), or N(0, 1) where a score stands for a whole filter."""
+def _score_or_mask(masked, stream: Stream, scale: float, by_fan: bool):
+    """Scores as published: U(-b, b), or normal where a score stands for a whole filter."""
     if masked.scores is None:
         return masked.mask, np.ones(masked.mask.shape)
-    fans = fans_of(masked.scores.shape, masked.output_axes, masked.spatial_axes)
-    whole = masked.layer.granularity == "filter"
-    return masked.scores, (_unit_normal if whole else standard)(masked.scores.shape, fans, stream)
-
-
-def _unit_normal(shape, fans, stream):
-    del fans
-    return random.normal(tuple(shape), *stream)
+    shape = masked.scores.shape
+    if masked.layer.granularity == "filter":
+        return masked.scores, scale * random.normal(tuple(shape), *stream)
+    fan = fans_of(shape, masked.output_axes, masked.spatial_axes).fan_in if by_fan else 1
+    return masked.scores, _uniform(shape, scale * np.sqrt(1 / fan), stream)
 
 
 _CONSTANTS = {"bias": 0, "beta": 0, "gamma": 1, "moving_mean": 0, "moving_variance": 1}
