@@ -17,10 +17,13 @@ class Normalized(Architecture):
         width: Factor of every number of channels, above 0.
         affine: Whether normalisation layers learn a scale and an offset per channel; in the
             published search they do not.
+        normalized_logits: One more normalisation, of the logits: without it the frozen +1 and -1
+            of Liu et al. (2022) give logits too large to train on.
     """
 
     width: float = dataclasses.field(default=1.0, kw_only=True)
     affine: bool = dataclasses.field(default=True, kw_only=True)
+    normalized_logits: bool = dataclasses.field(default=False, kw_only=True)
 
     halvings: ClassVar[int]
     """How often the image is halved on the way."""
@@ -36,7 +39,8 @@ class Normalized(Architecture):
             )
         x = self.features(images, parts)
         x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
-        return parts.last.dense(classes, use_bias=False, name="output")(x)
+        x = parts.last.dense(classes, use_bias=False, name="output")(x)
+        return self.normalize(x, parts, "output", relu=False) if self.normalized_logits else x
 
     def features(self, images, parts):
         """Feature maps [B, H, W, C] of the images; what a new architecture defines."""

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rst_tf.masks import Count, Granularity
+from rst_tf.masks import Allocation, Count, Gain, Granularity
 from rst_tf.registry import Registry, choices, to_dict
 
 
@@ -57,6 +57,8 @@ def masked_parts(
     search: bool = False,
     density: float = 1.0,
     count: Count = "nearest",
+    allocation: Allocation = "layerwise",
+    gain: Gain = "none",
     dense_first: bool = False,
     dense_last: bool = False,
 ) -> Layers:
@@ -70,6 +72,8 @@ def masked_parts(
         search: Freeze the kernels and train scores instead.
         density: In a search, the fraction of each kernel kept, in (0, 1].
         count: In a search, how the density becomes a number.
+        allocation: In a search, layerwise, or one threshold for all: global, global_floor.
+        gain: none, or mean: signs times the mean magnitude of what each layer keeps.
         dense_first: In a search, leave the layer at the input out: its mask stays one, and having
             no scores it stays as it was initialised.
         dense_last: Likewise the classifier.
@@ -80,12 +84,14 @@ def masked_parts(
     for name, dense in (("dense_first", dense_first), ("dense_last", dense_last)):
         if dense and not search:
             raise ValueError(f"{name} has an effect only with search=True; received {name}=True")
-    searched = {"search": search, "density": density, "count": count}
+    searched = {"search": search, "density": density, "count": count, "allocation": allocation}
     classifier = "element" if granularity == "filter" else granularity
+    common = {"granularity": granularity, "gain": gain}
+    ending = common | {"granularity": classifier} | ({} if dense_last else searched)
     return dataclasses.replace(
-        _masked(granularity=granularity, **searched),
-        input_parts=_masked(granularity=granularity) if dense_first else None,
-        output_parts=_masked(granularity=classifier, **({} if dense_last else searched)),
+        _masked(**common, **searched),
+        input_parts=_masked(**common) if dense_first else None,
+        output_parts=_masked(**ending),
     )
 
 

@@ -27,10 +27,13 @@ class ResNet(Normalized):
         depth: Layers on the longest way: 18, 34, 50, 101 or 152.
         bottleneck_width: Factor of the channels inside bottlenecks, from depth 50 on; 2 gives the
             wide ResNets of Zagoruyko & Komodakis (2016) for ImageNet, wide_resnet50_2.
+        stage_channels: Channels of the four stages (a quarter of what leaves a bottleneck); the
+            stem has as many as the first.
     """
 
     depth: Literal[18, 34, 50, 101, 152] = 18
     bottleneck_width: float = 1.0
+    stage_channels: tuple[int, ...] = (64, 128, 256, 512)
 
     halvings: ClassVar[int] = 3
 
@@ -48,20 +51,27 @@ class ResNet(Normalized):
                 f"received bottleneck_width={self.bottleneck_width!r}"
             )
 
+        if len(self.stage_channels) != 4 or min(self.stage_channels) < 1:
+            raise ValueError(
+                "stage_channels must be four numbers above 0; received "
+                f"stage_channels={self.stage_channels!r}"
+            )
+
     def features(self, images, parts):
         """Stem and stages."""
         x = self.stem(images, parts)
         block = self._basic if self.depth < 50 else self._bottleneck
-        for stage, blocks in enumerate(BLOCKS[self.depth], 1):
+        stages = zip(BLOCKS[self.depth], self.stage_channels, strict=True)
+        for stage, (blocks, channels) in enumerate(stages, 1):
             for number in range(1, blocks + 1):
                 stride = 2 if stage > 1 and number == 1 else 1
                 name = f"stage_{stage}_block_{number}"
-                x = block(x, parts, 64 * 2 ** (stage - 1), stride, name)
+                x = block(x, parts, channels, stride, name)
         return x
 
     def stem(self, images, parts):
         """A 3x3 convolution."""
-        x = conv(images, parts.first, self.scaled(64), 3, "stem")
+        x = conv(images, parts.first, self.scaled(self.stage_channels[0]), 3, "stem")
         return self.normalize(x, parts, "stem")
 
     def _basic(self, x, parts, channels, stride, name):
@@ -103,11 +113,13 @@ class ImageNetResNet(ResNet):
         depth: Layers on the longest way: 18, 34, 50, 101 or 152.
         bottleneck_width: Factor of the channels inside bottlenecks, from depth 50 on; 2 gives
             wide_resnet50_2 and wide_resnet101_2 of Zagoruyko & Komodakis (2016).
+        stage_channels: Channels of the four stages (a quarter of what leaves a bottleneck); the
+            stem has as many as the first.
     """
 
     halvings: ClassVar[int] = 5
 
     def stem(self, images, parts):
         """A 7x7 convolution and pooling."""
-        x = conv(images, parts.first, self.scaled(64), 7, "stem", stride=2)
+        x = conv(images, parts.first, self.scaled(self.stage_channels[0]), 7, "stem", stride=2)
         return max_pool_of_relu(self.normalize(x, parts, "stem"), "stem_pool")
