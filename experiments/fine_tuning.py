@@ -65,6 +65,8 @@ class FineTuning(Training):
                 f"ticket is made for images {made_for[0]} of {made_for[1]} classes; the data have "
                 f"{splits.shape} and {splits.classes}"
             )
+        if self.weights == "full":  # then the masks are no longer those of a search
+            found = {name: value for name, value in found.items() if name != "search"}
         return network, found
 
     def run(self, workdir):

@@ -1,5 +1,6 @@
 """What gives each step a number: learning rates, and durations written as steps or epochs."""
 
+import bisect
 import dataclasses
 import math
 import re
@@ -40,15 +41,25 @@ class Schedule:
     Args:
         warmup: Steps or epochs (`5ep`) of linear rise before the schedule begins; 0 for none.
         each: Move at every step, or only when an epoch begins, as the published codes do.
+        restarts: How often the schedule begins again after the warm-up, in parts of equal length.
     """
 
     warmup: int | str = dataclasses.field(default=0, kw_only=True)
     each: Literal["step", "epoch"] = dataclasses.field(default="step", kw_only=True)
+    restarts: int = dataclasses.field(default=0, kw_only=True)
 
     def __post_init__(self):
         if self.each not in ("step", "epoch"):
             raise ValueError(f"each must be step or epoch; received each={self.each!r}")
-        _steps_or_none(self.warmup, 1000, "warmup")
+        if self.restarts < 0:
+            raise ValueError(f"restarts must be at least 0; received restarts={self.restarts!r}")
+        self.warmup_steps(1000)
+
+    def warmup_steps(self, steps_per_epoch: int) -> int:
+        """Length of the warm-up in steps."""
+        if self.warmup in (0, "0"):
+            return 0
+        return steps_of(self.warmup, steps_per_epoch, "warmup")
 
     def value(self, done: float, length: float, steps_per_epoch: float) -> float:
         """The factor after the warm-up.
@@ -69,7 +80,7 @@ class Schedule:
             ValueError: The warm-up is as long as the training, or not of whole epochs where the
                 schedule moves with epochs.
         """
-        warmup = _steps_or_none(self.warmup, steps_per_epoch, "warmup")
+        warmup = self.warmup_steps(steps_per_epoch)
         unit = steps_per_epoch if self.each == "epoch" else 1
         if warmup >= total or warmup % unit:
             raise ValueError(
@@ -81,10 +92,16 @@ class Schedule:
             if step < warmup:
                 factor = (step + unit) / warmup
             else:
-                rest = total - warmup
-                factor = self.value((step - warmup) / rest, rest, steps_per_epoch)
+                done, length = self._place(step - warmup, total - warmup)
+                factor = self.value(done / length, length, steps_per_epoch)
             factors += [factor] * min(unit, total - step)
         return factors
+
+    def _place(self, step: int, total: int) -> tuple[int, int]:
+        """Steps since the last restart, and the length of that part."""
+        starts = [total * part // (self.restarts + 1) for part in range(self.restarts + 2)]
+        part = bisect.bisect_right(starts, step) - 1
+        return step - starts[part], starts[part + 1] - starts[part]
 
 
 SCHEDULES = choices(Schedule, Registry("schedule"))
@@ -162,7 +179,3 @@ class Cycle(Schedule):
 
 def _is_fraction(milestone: float | str) -> bool:
     return not isinstance(milestone, str) and 0 < milestone < 1
-
-
-def _steps_or_none(duration: int | str, steps_per_epoch: int, argument: str) -> int:
-    return 0 if duration in (0, "0") else steps_of(duration, steps_per_epoch, argument)

@@ -62,14 +62,31 @@ class Ticket:
     Args:
         entries: One per masked kernel, in traversal order.
         leftovers: Values of every other variable (biases, normalisation, dense layers), in order.
-        network: How to build the network: `{"builder": ..., ...}`, Keras JSON, or None.
+        network: How to build the network: `{"builder": ..., ...}`, Keras JSON, or None. What a
+            search was asked for is under "search"; its "kept" has the masks' sizes.
         seed: What the kernels are drawn from where none are stored, or None.
+
+    Raises:
+        ValueError: A mask keeps another number than its search was asked for.
     """
 
     entries: tuple[Entry, ...]
     leftovers: tuple[np.ndarray, ...] = ()
     network: Mapping[str, Any] | None = None
     seed: Seed | None = None
+
+    def __post_init__(self):
+        asked = (self.network or {}).get("search", {}).get("kept")
+        found = [int(entry.mask.sum()) for entry in self.entries]
+        if asked is not None and asked != found:
+            raise ValueError(
+                f"the masks keep {found}, and the search was asked for {asked}: {self._search_text}"
+            )
+
+    @property
+    def _search_text(self) -> str:
+        search = self.network["search"].items()
+        return ", ".join(f"{name}={value}" for name, value in search if name != "kept")
 
     @classmethod
     def of(
@@ -184,6 +201,7 @@ class Ticket:
             entries=tuple(
                 dataclasses.replace(e, mask=m) for e, m in zip(self.entries, chosen, strict=True)
             ),
+            network=self.network and {k: v for k, v in self.network.items() if k != "search"},
         )
 
     def _targets(self, density, rate) -> tuple[list[float], list[int]]:
