@@ -81,6 +81,7 @@ class Export(Experiment):
                 "float32": footprint.float32,
                 "int8": footprint.int8,
                 "bound": footprint.bound,
+                "bound_of_seed": footprint.bound_of_seed,
             },
         }
         write_bytes(folder / "export.json", json.dumps(report, indent=2).encode())

@@ -82,6 +82,7 @@ def size_table(footprint: Footprint, artefacts: Sequence[Artefact]) -> str:
         ("int8, every weight", f.int8, f.int8),
         *((a.path.name, a.bytes, a.memory) for a in artefacts if a.memory is not None),
         ("entropy of the masks, a sign per kept weight", f.bound, f.bound),
+        ("entropy of the masks, signs from a seed", f.bound_of_seed, f.bound_of_seed),
     ]
     lines = [row(f"{f.weights:,} weights, {f.kept:,} kept", "bytes on disk", "in memory")]
     return "\n".join(lines + [row(name, f"{a:,}", f"{b:,}") for name, a, b in known])

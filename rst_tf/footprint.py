@@ -52,8 +52,10 @@ class Footprint:
 
     @property
     def bound(self) -> int:
-        """Bytes that masks by their entropy, a sign per kept weight and one gain per kernel take.
-
-        A seed that gives the signs makes a file shorter than this.
-        """
+        """Bytes that masks by their entropy, a sign per kept weight and a gain per kernel take."""
         return math.ceil((self.mask_bits + self.kept) / 8) + _GAIN * self.kernels + self.others
+
+    @property
+    def bound_of_seed(self) -> int:
+        """The same where a seed gives signs and gains."""
+        return math.ceil(self.mask_bits / 8) + self.others

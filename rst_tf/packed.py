@@ -13,7 +13,7 @@ then the leftovers. Every bit is under the checksum.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -144,12 +144,11 @@ class PackedModel:
         from rst_tf.models import describe_model
         from rst_tf.traversal import masked_kernels
 
-        description = description or without_search(describe_model(network))
+        description = _without_search(description or describe_model(network))
+        if weights == "stored":
+            description = _without_gain(description)  # which the packed kernels have in them
         ticket = Ticket.of(network, weights=weights, description=description)
-        kernels = [
-            PackedKernel.of(entry.name, masked.kernel.numpy(), entry.mask)
-            for entry, masked in zip(ticket.entries, masked_kernels(network), strict=True)
-        ]
+        kernels = [_packed(masked) for masked in masked_kernels(network)]
         return cls(tuple(kernels), ticket.leftovers, description, ticket.seed)
 
     def __repr__(self) -> str:
@@ -240,8 +239,7 @@ class PackedNetwork:
         kernels, self._network = {}, network
         others = sum(v.numpy().nbytes for v in leftovers_of(network))
         for masked in masked_kernels(network):
-            packed = PackedKernel.of(masked.name, masked.kernel.numpy(), masked.mask.numpy() > 0)
-            kernels[id(masked.layer), masked.attribute] = packed
+            kernels[id(masked.layer), masked.attribute] = _packed(masked)
         for masked in masked_kernels(network):
             _take_out(masked)
         self._kernels = _Formed(kernels)
@@ -270,14 +268,30 @@ class _Formed:
         return self._kernels[key].formed() if key in self._kernels else None
 
 
-def without_search(description):
-    """A description through Keras' JSON, its layers with fixed masks in place of searched ones."""
-    if isinstance(description, list):
-        return [without_search(each) for each in description]
-    if not isinstance(description, dict):
-        return description
-    fixed = {"search": False, "density": 1.0} if "granularity" in description else {}
-    return {name: without_search(each) for name, each in description.items()} | fixed
+def _packed(masked) -> PackedKernel:
+    """A masked kernel as its layer sees it."""
+    return PackedKernel.of(masked.name, masked.effective().numpy(), masked.mask.numpy() > 0)
+
+
+def _without_search(description):
+    """A description by Keras' JSON, its layers with fixed masks in place of searched ones."""
+    fixed = {"search": False, "density": 1.0, "allocation": "layerwise"}
+    return _changed(description, lambda each: fixed if fixed.keys() <= each.keys() else {})
+
+
+def _without_gain(description):
+    return _changed(
+        description, lambda each: {"gain": "none"} if each.get("gain") == "mean" else {}
+    )
+
+
+def _changed(tree, change: Callable[[Mapping], Mapping]):
+    """A tree of lists and dictionaries, with changes to the dictionaries."""
+    if isinstance(tree, list):
+        return [_changed(each, change) for each in tree]
+    if not isinstance(tree, Mapping):
+        return tree
+    return {name: _changed(each, change) for name, each in tree.items()} | change(tree)
 
 
 def _take_out(masked) -> None:

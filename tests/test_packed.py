@@ -22,6 +22,7 @@ from rst_tf.ticket import Ticket, leftovers_of
 from rst_tf.traversal import masked_kernels
 
 SEED = Seed(3, "signed_constant")
+NORMAL = Seed(3, "kaiming_normal")
 IMAGE = (12, 12, 3)
 
 
@@ -48,9 +49,20 @@ MEMBERS = {
         ),
         None,
     ),
+    "signs at their mean": described(models.Conv(depth=2, width=0.1), gain="mean"),
+    "and searched": lambda: (
+        models.Conv(depth=2, width=0.1).build(
+            IMAGE, 5, models.masked_parts(search=True, density=0.2, gain="mean")
+        ),
+        None,
+    ),
     "a user's": own("functional"),
     "used twice": own("shared"),
     "resnet": described(RESNET),
+}
+SEEDS = {member: SEED for member in MEMBERS} | {
+    "signs at their mean": NORMAL,
+    "and searched": NORMAL,
 }
 every_member = pytest.mark.parametrize("member", MEMBERS)
 
@@ -58,7 +70,7 @@ every_member = pytest.mark.parametrize("member", MEMBERS)
 def binary(member, density=0.3):
     """A network of +-constants with random masks and moved statistics, and its description."""
     net, description = MEMBERS[member]()
-    initialize(net, SEED.seed, SEED.initializer)
+    initialize(net, SEEDS[member].seed, SEEDS[member].initializer)
     rng = np.random.default_rng(0)
     for variable in leftovers_of(net):
         variable.assign(rng.uniform(0.5, 1.5, variable.shape))
@@ -71,10 +83,11 @@ def effective(net):
     return [np.asarray(masked.effective()) for masked in masked_kernels(net)]
 
 
-@pytest.mark.parametrize("weights", ["stored", SEED], ids=["signs", "seed"])
+@pytest.mark.parametrize("held", ["signs", "seed"])
 @every_member
-def test_a_file_gives_back_the_bits(member, weights, tmp_path):
+def test_a_file_gives_back_the_bits(member, held, tmp_path):
     net, description = binary(member)
+    weights = SEEDS[member] if held == "seed" else "stored"
     packed = PackedModel.of(net, description=description, weights=weights)
     packed.save(tmp_path / "a.rstb")
     again = PackedModel.load(tmp_path / "a.rstb")
@@ -250,8 +263,9 @@ def test_export_writes_it_and_compares(member, tmp_path):
     footprint = Footprint.of(net)
     lines = size_table(footprint, [made]).splitlines()
     values = [tuple(int(n.replace(",", "")) for n in line.split()[-2:]) for line in lines[1:]]
-    sizes = footprint.float32, footprint.int8, footprint.bound
-    assert values == [(n, n) for n in sizes[:2]] + [(made.bytes, made.memory), (sizes[2],) * 2]
+    f = footprint.float32, footprint.int8, footprint.bound, footprint.bound_of_seed
+    expected = [(n, n) for n in f]
+    assert values == [*expected[:2], (made.bytes, made.memory), *expected[2:]]
 
 
 def test_a_footprint_is_what_the_formulas_say():
@@ -267,6 +281,7 @@ def test_a_footprint_is_what_the_formulas_say():
     assert f.float32 == 4 * f.weights + others
     assert f.int8 == f.weights + 4 * len(masks) + others
     assert f.bound == math.ceil((f.mask_bits + f.kept) / 8) + 4 * len(masks) + others
+    assert f.bound_of_seed == math.ceil(f.mask_bits / 8) + others
 
 
 def trained():
