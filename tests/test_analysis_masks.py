@@ -250,6 +250,21 @@ def test_what_is_wrong_is_one_line(arguments, message, run, monkeypatch):
     assert re.search(message, str(error.value)) and "\n" not in str(error.value)
 
 
+BOTTLENECK = {"stem": (3, 3, 3, 8), "conv_3": (1, 1, 8, 32), "conv_1": (1, 1, 32, 8)}
+
+
+@pytest.mark.parametrize(("network", "told"), [(NETWORK, False), (BOTTLENECK, True)])
+def test_a_network_that_the_rule_does_not_fit_is_told(network, told, tmp_path, capsys):
+    a_ticket(network).save(tmp_path / "t.npz")
+    masks_report.write(tmp_path / "t.npz", chosen=(0,))
+    assert ("the maps would grow at conv_1" in " ".join(capsys.readouterr().out.split())) == told
+
+
+def test_the_last_round_is_the_one_of_the_highest_number(run):
+    a_ticket(NETWORK).save(run / "tickets/round_100.npz")
+    assert masks_report.ticket_file(run).name == "round_100.npz"
+
+
 def test_without_out_a_file_gets_a_folder_beside_it(tmp_path, capsys):
     a_ticket({"a": (5, 4), "b": (4, 3)}).save(tmp_path / "small.npz")
     assert masks_report.write(tmp_path / "small.npz") == tmp_path / "small_masks"

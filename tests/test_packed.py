@@ -311,7 +311,7 @@ def test_the_experiment_writes_it_from_a_tickets_seed(tmp_path, capsys):
 
     net, description = binary("conv")
     Ticket.of(net, weights=SEED, description=description).save(tmp_path / "t.npz")
-    formats = ("packed", "keras")
+    formats = ("packed", "keras", "litert")
     Export(source=str(tmp_path / "t.npz"), formats=formats, latency_runs=1).run(tmp_path / "out")
     packed = PackedModel.load(tmp_path / "out/network.rstb")
     assert packed.seed.seed == SEED.seed and packed.network == description

@@ -1,5 +1,6 @@
 """The masks of one ticket: tables, pictures and the numbers behind them, in a folder."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +21,11 @@ def ticket_file(source: str | Path) -> Path:
     """
     source = Path(source)
     if source.is_dir():
-        found = [p for p in source.glob("tickets/round_*.npz") if re.search(r"_\d+\.npz$", p.name)]
+        names = [(re.search(r"_(\d+)$", p.stem), p) for p in source.glob("tickets/round_*.npz")]
+        found = {int(number[1]): path for number, path in names if number}
         if not found:
             raise ValueError(f"--masks: {source} has no finished round")
-        last = max(found)
+        last = found[max(found)]
         best = last.with_name(f"{last.stem}_best.npz")
         return best if best.is_file() else last
     if not source.is_file():
@@ -246,10 +248,18 @@ def _operation_notes(estimated: Sequence[Operations], side: int, told: int | Non
         f"same masks, {total['binary'][place] / total['dense'][place]:.4f} of the dense network"
         for place, way in enumerate(("forward", "backward"))
     ]
-    said = "the ticket's" if told else "taken, for the ticket does not tell,"
-    return [
+    said = "the ticket's" if told else "taken, for the ticket does not tell"
+    notes = [
         "Operations for one image: +-1 weights, the same masks in full precision, all weights in "
         f"full precision. Binary: {'; '.join(ratios)}.",
         f"An estimate: images of side {side} ({said}), maps that halve where channels double "
         "(basic residual networks); no operation is spent on a pruned weight.",
     ]
+    maps = [each for each in estimated if each.side > 1]
+    grown = [each for before, each in itertools.pairwise(maps) if each.side > before.side]
+    if grown:
+        notes.append(
+            f"This network is no such one: by that rule the maps would grow at {grown[0].layer}. "
+            "The numbers are no estimate of it."
+        )
+    return notes
