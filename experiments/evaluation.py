@@ -126,8 +126,21 @@ class Evaluation(Experiment):
         )
 
     def _title(self) -> str:
-        names = [Path(source.removeprefix("zoo:")).name for source in self.source]
+        names = [_name_of(source) for source in self.source]
         return names[0] if len(names) == 1 else f"switch of {len(names)}"
+
+
+def _name_of(source: str) -> str:
+    """What tables call a network: its entry, its file, or the run whose ticket it is."""
+    if source.startswith("zoo:"):
+        return source.removeprefix("zoo:")
+    path = Path(source)
+    if path.suffix not in (".npz", ".keras"):
+        return path.name
+    if path.stem != "ticket" and not path.stem.startswith("round_"):
+        return path.stem
+    run = path.parent.parent if path.parent.name == "tickets" else path.parent
+    return "/".join((run.parent.name, run.name)) if run.name.startswith("seed_") else run.name
 
 
 def _seconds_of_passes(logits, x, y) -> tuple[float, float]:

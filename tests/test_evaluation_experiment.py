@@ -67,6 +67,23 @@ def test_every_source_is_a_network(kind, tmp_path):
     assert tuple(logits.shape) == (2, 10)
 
 
+NAMES = {
+    "zoo:fashion_conv_10": "fashion_conv_10",
+    "runs/mine": "mine",
+    "runs/mine/seed_2/tickets/round_03_best.npz": "mine/seed_2",
+    "runs/mine/tickets/round_03.npz": "mine",
+    "page/dense/seed_1/ticket.npz": "dense/seed_1",
+    "somewhere/sparse.npz": "sparse",
+    "somewhere/sparse.keras": "sparse",
+    "somewhere/saved_model": "saved_model",
+}
+
+
+@pytest.mark.parametrize("source", NAMES)
+def test_a_network_is_called_by_its_source(source):
+    assert Evaluation(source=(source,), **QUICK)._title() == NAMES[source]
+
+
 def test_the_data_of_a_run_are_those_that_it_names(tmp_path):
     config = {"experiment": {"data": {"source": "sample", "validation": 0.2}}}
     (tmp_path / "config.json").write_text(json.dumps(config))
