@@ -12,7 +12,17 @@ from trainings import QUICK, files, read
 from experiments.fine_tuning import FineTuning
 from experiments.scratch_tickets import ScratchTickets
 from experiments.training import Session
-from rst_tf import Ticket, baked, initialize, masked_kernels, masks, models
+from rst_tf import (
+    PGD,
+    Adversarial,
+    Natural,
+    Ticket,
+    baked,
+    initialize,
+    masked_kernels,
+    masks,
+    models,
+)
 from rst_tf.data import Data
 from rst_tf.layers import MaskedDense
 from rst_tf.models import MLP, ImageNetResNet, ResNet
@@ -389,6 +399,7 @@ def test_stages_without_channels_are_refused(channels):
 
 SIGNS = {
     **QUICK,
+    "objective": Natural(),
     "network": MLP(hidden=(12, 8)),
     "optimizer": SGD(0.1, weight_decay=1e-3),
     "initializer": "binary",
@@ -397,7 +408,11 @@ SIGNS = {
     "count": "rst",
 }
 SEARCHES = {
-    "adaptive": ScratchTickets(**SIGNS, density=0.1, allocation="adaptive"),
+    "adaptive": ScratchTickets(
+        **{**SIGNS, "objective": Adversarial(PGD(0.1, steps=2, iterate="best"))},
+        density=0.1,
+        allocation="adaptive",
+    ),
     "global": ScratchTickets(**SIGNS, density=0.1, allocation="global"),
     "ramp": ScratchTickets(
         **{**SIGNS, "train_steps": 12},
@@ -418,7 +433,11 @@ SEARCHES = {
 }
 
 
-SPLITS = functools.cache(QUICK["data"].load)
+@pytest.fixture(scope="module", autouse=True)
+def _data_are_read_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Data, "load", functools.cache(Data.load))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -445,7 +464,7 @@ def last(root, name):
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_moves_scores_and_no_weight(name, searches):
     experiment, network = SEARCHES[name], searches[1][name]
-    fresh, _ = experiment.masked_network(SPLITS())
+    fresh, _ = experiment.masked_network(experiment.data.load())
     scores = experiment.score_scale, experiment.score_fan
     initialize(fresh, experiment.seed, experiment.initializer, *scores)
     for old, new in zip(masked_kernels(fresh), masked_kernels(network), strict=True):
@@ -494,7 +513,8 @@ def test_a_ticket_whose_masks_are_not_what_its_search_was_asked_for_is_refused(s
 
 
 def test_a_ticket_of_signs_is_trained_on_with_all_weights(searches, tmp_path):
-    settings = {k: v for k, v in QUICK.items() if k != "network"} | {"train_steps": 2}
+    settings = {k: v for k, v in QUICK.items() if k not in ("network", "objective")}
+    settings |= {"objective": Natural(), "train_steps": 2}
     experiment = FineTuning(**settings, ticket=str(searches[0] / "adaptive"), weights="full")
     experiment.run(tmp_path)
     end = last(tmp_path.parent, tmp_path.name)
