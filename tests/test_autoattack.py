@@ -405,6 +405,10 @@ REFUSED = {
     "NaN": (lambda: run(lambda x: digits.network()(x) / 0 * 0, X[:4], Y[:4]), "not finite for 4"),
     "index": (lambda: run(x=X[:2], y=Y[:2], index=[1, 1]), "distinct integers"),
     "batch": (lambda: run(batch_size=0), "batch_size must be at least 1; received batch_size=0"),
+    "flat images": (
+        lambda: run(lambda x: x[:, :10], np.full((3, 54), 0.5), np.zeros(3, int)),
+        "Square needs images",
+    ),
     "no model": (lambda: run(3, X[:4], Y[:4]), "received 3"),
     "no path": (lambda: run("there/is/none.keras"), "does not exist"),
     "version": (lambda: AutoAttack(0.1, version="strong"), "received 'strong'"),

@@ -71,6 +71,7 @@ class Attacker:
         return [(attack, attack.passes(self.classes)) for attack in self.attacks]
 
     def _fitted(self, attack):
+        attack.check_shape(self.shape)
         found = attack.fitted(self.classes)
         if found != attack:
             text = f"{found} stands in for {attack}: the model has {self.classes} classes"

@@ -72,6 +72,9 @@ class Attack:
         del classes
         return self
 
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises ValueError where it has no meaning for images of this shape, without n."""
+
     @property
     def trials(self) -> int:
         """Number of tries (restarts times targets); an example withstands the attack by all."""

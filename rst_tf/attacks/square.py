@@ -44,6 +44,13 @@ class Square(Tries):
         if self.loss not in ("margin", "ce"):
             raise ValueError(f"loss must be margin or ce; received {self.loss!r}")
 
+    def check_shape(self, shape):
+        """It needs images [n, height, width, channels]."""
+        if len(shape) != 3:
+            raise ValueError(
+                f"Square needs images [n, height, width, channels]; received shape {(None, *shape)}"
+            )
+
     @property
     def trials(self) -> int:
         """See `Attack.trials`."""
@@ -59,10 +66,7 @@ class Square(Tries):
         from rst_tf.attacks._geometry import chosen
         from rst_tf.attacks._windows import MOVES, fractions
 
-        if len(x.shape) != 4:
-            raise ValueError(
-                f"Square needs images [n, height, width, channels]; received shape {x.shape}"
-            )
+        self.check_shape(tuple(x.shape[1:]))
         key = random.fold(random.fold(seed, _STREAM), trial)
         shares = fractions(self.queries, self.p_init, self.rescale)
         moves = MOVES[self.norm].drawn(self.epsilon, shares, tuple(x.shape[1:]), key, index)

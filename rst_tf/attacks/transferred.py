@@ -47,6 +47,10 @@ class Transferred(Attack):
         """With its attack fitted."""
         return dataclasses.replace(self, attack=self.made.fitted(classes))
 
+    def check_shape(self, shape):
+        """As its attack."""
+        self.made.check_shape(shape)
+
     @property
     def trials(self) -> int:
         """Those of its attack."""
