@@ -41,6 +41,7 @@ TABLE = {
     "pgd-restarts": PGD(0.1, steps=3, restarts=3),
     "pgd-best": PGD(0.3, steps=5, iterate="best", step_size=0.3),
     "pgd-best-l2-restarts": PGD(1.0, "l2", steps=3, iterate="best", restarts=2),
+    "pgd-scored": PGD(0.3, steps=5, iterate="scored", step_size=0.3),
     "pgd-predicted": PGD(0.3, label="predicted"),
     "pgd-early-stop": PGD(0.1, early_stop=True),
     "pgd-early-stop-l2-restarts": PGD(1.0, "l2", steps=3, restarts=2, early_stop=True),
@@ -268,7 +269,7 @@ def test_pgd_is_the_published_loop(name):
     np.testing.assert_allclose(found, now, atol=1e-5)
 
 
-@pytest.mark.parametrize("iterate", ["last", "best"])
+@pytest.mark.parametrize("iterate", ["last", "best", "scored"])
 @pytest.mark.parametrize("restarts", [1, 3])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_visited_image_with_the_highest_loss_is_returned(norm, restarts, iterate):
@@ -277,10 +278,11 @@ def test_the_visited_image_with_the_highest_loss_is_returned(norm, restarts, ite
     if iterate == "last" and restarts == 1:
         assert len(seen) == 4
         return
-    assert len(seen) == 5 * restarts
-    starts = [now.tobytes() for now in seen[::5]]
+    length = 4 if iterate == "scored" else 5
+    assert len(seen) == length * restarts
+    starts = [now.tobytes() for now in seen[::length]]
     assert len(set(starts)) == restarts
-    candidates = np.stack(seen if iterate == "best" else seen[4::5])
+    candidates = np.stack(seen[4::5] if iterate == "last" else seen)
     values = np.stack([loss(now) for now in candidates])
     np.testing.assert_array_equal(found, candidates[values.argmax(0), np.arange(12)])
 
@@ -359,6 +361,30 @@ def test_best_iterate_and_restarts_never_do_worse():
     values = [loss(run(a, seed=5)) for a in (wild, best, more)]
     assert (values[1] >= values[0] - 1e-5).all() and (values[2] >= values[1] - 1e-5).all()
     assert values[2].mean() > values[0].mean()
+
+
+@pytest.mark.parametrize("restarts", [1, 2])
+@pytest.mark.parametrize("iterate", ["last", "best", "scored"])
+@pytest.mark.parametrize("broken", ["loss", "gradient", "gradient, logits finite"])
+def test_a_nan_on_the_way_is_not_hidden(broken, iterate, restarts):
+    """Of the loss it is seen in the logits of what comes back, of the gradient in the image."""
+
+    @tf.custom_gradient
+    def without_slope(x):
+        return x, lambda up: up * float("nan")
+
+    def model(x):
+        if broken == "loss":
+            return NETWORK(x) + float("nan")
+        if broken == "gradient":
+            return NETWORK(without_slope(x))
+        return NETWORK(tf.where(tf.math.is_nan(x), 0.0, without_slope(x)))
+
+    attack = PGD(0.1, steps=2, iterate=iterate, restarts=restarts)
+    found = run(attack, network=model)
+    assert (
+        np.isnan(model(found) if broken == "loss" else found).reshape(len(found), -1).any(1).all()
+    )
 
 
 @pytest.mark.parametrize("name", OWN_LABEL)

@@ -19,7 +19,10 @@ class PGD(Attack):
         step_size: Length of a step in [0, 1] units; none means 2.5 epsilon / steps.
         start: uniform in the ball, gaussian (0.001 N(0, 1), as TRADES), or clean.
         restarts: Independent runs; per example the one with the highest final loss counts.
-        iterate: Return the last iterate, or the best: the visited one with the highest loss.
+        iterate: Return the last iterate; the best, the visited one with the highest loss; or
+            scored, the best of those whose loss is known without another pass. That leaves out the
+            last, as the code of Liu et al. (2022) does, which also looks at cross-entropy alone
+            and takes no visited point for the worst where its loss is exactly 0.
         label: Climb the loss of the true label, or of the predicted one (Kurakin et al. 2017).
         loss: ce (cross-entropy) or kl (divergence from the clean output); none lets the objective
             choose, and is ce otherwise.
@@ -31,7 +34,7 @@ class PGD(Attack):
     step_size: float | None = None
     start: Literal["uniform", "gaussian", "clean"] = "uniform"
     restarts: int = 1
-    iterate: Literal["last", "best"] = "last"
+    iterate: Literal["last", "best", "scored"] = "last"
     label: Literal["true", "predicted"] = "true"
     loss: Literal["ce", "kl"] | None = None
     early_stop: bool = False
@@ -45,7 +48,7 @@ class PGD(Attack):
             raise ValueError(f"step_size must be above 0; received {self.step_size!r}")
         allowed = {
             "start": ("uniform", "gaussian", "clean"),
-            "iterate": ("last", "best"),
+            "iterate": ("last", "best", "scored"),
             "label": ("true", "predicted"),
             "loss": ("ce", "kl", None),
         }
@@ -59,6 +62,10 @@ class PGD(Attack):
         if self.restarts > 1 and self.start == "clean":
             raise ValueError(f"restarts={self.restarts} from start='clean' would all be the same")
 
+    @property
+    def _compares(self) -> bool:
+        return self.iterate != "last" or self.restarts > 1
+
     def judging(self) -> "PGD":
         """With true labels, and cross-entropy unless an objective chooses."""
         return dataclasses.replace(self, label="true", loss=None)
@@ -66,13 +73,11 @@ class PGD(Attack):
     def passes(self, classes):
         """A gradient per step and restart; what is compared is looked at once more."""
         looks = (self.label == "predicted") + (self.loss == "kl")
-        compared = self.restarts * (self.iterate == "best" or self.restarts > 1)
+        compared = self.restarts * (self._compares and self.iterate != "scored")
         return looks + compared, self.steps * self.restarts
 
     def run(self, logits, x, y, seed, index):
         """See `Attack.run`."""
-        import tensorflow as tf
-
         from rst_tf import random
         from rst_tf.attacks import _losses as losses
 
@@ -83,9 +88,7 @@ class PGD(Attack):
         found, value = self._ascend(logits, loss, x, y, seed, index)
         for restart in range(1, self.restarts):
             other, other_value = self._ascend(logits, loss, x, y, random.fold(seed, restart), index)
-            better = other_value > value
-            found = tf.where(_like(better, x), other, found)
-            value = tf.where(better, other_value, value)
+            found, value = _better(other, other_value, found, value)
         return found
 
     def _loss(self, logits, x, y, weights):
@@ -116,13 +119,12 @@ class PGD(Attack):
             start = ball.project(x + noise, x, self.epsilon)
         else:
             start = x
-        compare = self.iterate == "best" or self.restarts > 1
         lowest = tf.fill([tf.shape(x)[0]], -float("inf"))
         parts = lanes(logits, x)
 
         def climb(part, now, best, highest):
             value, gradient, z = value_and_gradient(logits, lambda z: loss(z, part), now)
-            if self.iterate == "best":
+            if self.iterate != "last":
                 best, highest = _better(now, value, best, highest)
             moved = ball.project(now + step_size * ball.direction(gradient), x[part], self.epsilon)
             if self.early_stop:
@@ -139,19 +141,32 @@ class PGD(Attack):
             maximum_iterations=self.steps,
         )
         last, best, highest = (tf.concat(pieces, 0) for pieces in zip(*climbed, strict=True))
-        if not compare:
+        if self.iterate == "scored":
+            return _better(last, _nan_where_broken(last, lowest), best, highest)
+        if not self._compares:
             return last, highest
-        value = loss(logits(last), WHOLE)
+        value = _nan_where_broken(last, loss(logits(last), WHOLE))
         if self.iterate == "last":
             return last, value
         return _better(last, value, best, highest)
 
 
 def _better(now, value, best, highest):
+    """Of two points the one with the higher loss; NaN is above all numbers, so none is hidden."""
     import tensorflow as tf
 
-    higher = value > highest
+    higher = ~(value <= highest) & ~tf.math.is_nan(highest)
     return tf.where(_like(higher, now), now, best), tf.where(higher, value, highest)
+
+
+def _nan_where_broken(x, value):
+    """NaN for images with a NaN, which some networks pass over; [n]."""
+    import tensorflow as tf
+
+    from rst_tf.attacks._geometry import flat
+
+    broken = tf.reduce_any(tf.math.is_nan(flat(x)), axis=1)
+    return tf.where(broken, float("nan"), value)
 
 
 def _like(flags, x):
