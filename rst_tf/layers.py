@@ -68,7 +68,7 @@ class MaskedVariable:
             value = self.kernel * self.mask
         else:
             value = masks.straight_through(self.kernel, self.mask, self.scores)
-        return value if self.layer.gain == "none" else masks.signs_at_mean(value, self.mask)
+        return self.layer.seen(value, self.mask)
 
     def refresh(self, static: bool = True):
         """In a search: forms the mask anew from the scores; `traversal.refresh_masks` does all.
@@ -181,6 +181,10 @@ class MaskedKernel:
                 initializer=keras.initializers.RandomUniform(-bound, bound),
             )
         return MaskedVariable(self, attribute, kernel, mask, scores, spatial, outputs)
+
+    def seen(self, value, mask):
+        """What the layer sees of a masked kernel: itself, or signs alone if there is a gain."""
+        return value if self.gain == "none" else masks.signs_at_mean(value, mask)
 
     def kernel_axes(self, attribute: str, shape: Sequence[int]):
         """Spatial and output axes of a kernel: output is last, the last two are channels."""

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 
+from rst_tf.binary_connect import BinaryActivation
 from rst_tf.normalization import Normalization
 from rst_tf.surgery import baked, check_clonable
 from rst_tf.trainer import RobustTrainer
@@ -14,7 +15,8 @@ def portable(network: keras.Model) -> keras.Model:
 
     `rst_tf.Normalization` becomes `keras.layers.BatchNormalization`, which gives the same outputs
     at inference; trained further, it would follow the biased variance. An adapted
-    `keras.layers.Normalization` becomes `keras.layers.Rescaling`.
+    `keras.layers.Normalization` becomes `keras.layers.Rescaling`, a binary activation a model of
+    three layers.
 
     Args:
         network: A Sequential or functional model of one input and one output, masked or not.
@@ -59,6 +61,8 @@ def _without_rst_tf(layer):
             name=layer.name,
             dtype=layer.dtype_policy,
         )
+    if type(layer) is BinaryActivation:
+        return _steep(layer)
     if type(layer).__module__.partition(".")[0] == "rst_tf":
         kind = type(layer).__name__
         raise ValueError(f"layer {layer.name!r} ({kind}) has no plain Keras layer to stand for it")
@@ -71,6 +75,16 @@ def _rescaling(layer):
     deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
     scale, offset = (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
     return keras.layers.Rescaling(scale, offset, name=layer.name, dtype=layer.dtype_policy)
+
+
+def _steep(layer):
+    """Signs from operations that every format has: exact but for numbers within 1e-30 below 0."""
+    steps = [
+        keras.layers.Rescaling(1e30, 1.0),
+        keras.layers.ReLU(max_value=1.0),
+        keras.layers.Rescaling(2.0, -1.0),
+    ]
+    return keras.Sequential(steps, name=layer.name)
 
 
 def _check_tensors(network) -> None:

@@ -7,12 +7,15 @@ import numpy as np
 from absl import logging
 from keras.src.models import Functional  # no public name; Keras needs it to clone, and so do we
 
+from rst_tf.binary_connect import BINARY_CLASS
 from rst_tf.layers import MASKED_CLASS, MaskedKernel
 from rst_tf.masks import Count, Granularity
 from rst_tf.traversal import finalize_statistics, masked_kernels, masked_layers
 
-_PLAIN_CLASS = {masked: plain for plain, masked in MASKED_CLASS.items()}
-_MASK_ARGUMENTS = ("granularity", "search", "density", "count", "allocation", "gain")
+_PLAIN_CLASS = {
+    ours: plain for table in (MASKED_CLASS, BINARY_CLASS) for plain, ours in table.items()
+}
+_MASK_ARGUMENTS = ("granularity", "search", "density", "count", "allocation", "gain", "stochastic")
 _TOLERATED = 0.01
 
 
@@ -75,6 +78,8 @@ def masked(
 
 def baked(network: keras.Model) -> keras.Model:
     """A plain Keras copy of a masked network: zeros in place of masks, the same outputs.
+
+    Weights that a layer sees only the signs of become these signs.
 
     Args:
         network: A Sequential or functional model with masked layers.

@@ -54,6 +54,7 @@ ZEROS = models.Layers(
     functools.partial(keras.layers.Conv2D, kernel_initializer="zeros"),
     keras.layers.DepthwiseConv2D,
     Normalization,
+    keras.layers.ReLU,
 )
 
 

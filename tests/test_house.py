@@ -24,7 +24,7 @@ RANKS = (
     | {"sealed"},
     {"strategies"},
     {"masks"},
-    {"layers", "traversal", "keras_optimizers"},
+    {"layers", "traversal", "keras_optimizers", "binary_connect"},
     {"surgery", "ticket", "ticket_file", "ticket_set", "tensorboard"},
     {"attacks"},
     {"objectives"},

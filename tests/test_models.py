@@ -286,6 +286,7 @@ PARTS = models.Layers(
     functools.partial(keras.layers.Conv2D, kernel_initializer="ones"),
     functools.partial(keras.layers.DepthwiseConv2D, depthwise_initializer="ones"),
     Normalization,
+    keras.layers.ReLU,
 )
 # by hand on 0..15 in four rows, ones as kernel: PyTorch's padding of size // 2 on every side
 PADDED = {

@@ -51,11 +51,9 @@ class Normalized(Architecture):
         return scaled(channels, self.width)
 
     def normalize(self, x, parts, name: str, relu: bool = True):
-        """Normalisation, and a ReLU unless told otherwise."""
-        import keras
-
+        """Normalisation, and a ReLU (or what stands for it) unless told otherwise."""
         x = parts.normalization(affine=self.affine, name=f"{name}_norm")(x)
-        return keras.layers.ReLU(name=f"{name}_relu")(x) if relu else x
+        return parts.activation(name=f"{name}_relu")(x) if relu else x
 
 
 def conv(x, parts, channels: int, size: int, name: str, stride: int = 1):

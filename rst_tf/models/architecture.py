@@ -4,10 +4,13 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
-from rst_tf.masks import Allocation, Count, Gain, Granularity
+from rst_tf.masks import Allocation, Count, Gain, Granularity, check_choice
 from rst_tf.registry import Registry, choices, to_dict
+
+Weights = Literal["real", "binary", "stochastic"]
+Activations = Literal["real", "binary"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +22,7 @@ class Layers:
         conv2d: Class of convolutions.
         depthwise_conv2d: Class of depthwise convolutions.
         normalization: Class of normalisation layers.
+        activation: Class of activations that are layers of their own.
         input_parts: Parts of the layer at the input where they differ from these.
         output_parts: Parts of the classifier where they differ from these.
     """
@@ -27,6 +31,7 @@ class Layers:
     conv2d: Callable
     depthwise_conv2d: Callable
     normalization: Callable
+    activation: Callable
     input_parts: "Layers | None" = None
     output_parts: "Layers | None" = None
 
@@ -48,7 +53,7 @@ def plain_parts() -> Layers:
     from rst_tf.normalization import Normalization
 
     plain = keras.layers
-    return Layers(plain.Dense, plain.Conv2D, plain.DepthwiseConv2D, Normalization)
+    return Layers(plain.Dense, plain.Conv2D, plain.DepthwiseConv2D, Normalization, plain.ReLU)
 
 
 def masked_parts(
@@ -61,6 +66,8 @@ def masked_parts(
     gain: Gain = "none",
     dense_first: bool = False,
     dense_last: bool = False,
+    weights: Weights = "real",
+    activations: Activations = "real",
 ) -> Layers:
     """Masked layers; the options of a mask are those of `MaskedKernel`.
 
@@ -77,10 +84,16 @@ def masked_parts(
         dense_first: In a search, leave the layer at the input out: its mask stays one, and having
             no scores it stays as it was initialised.
         dense_last: Likewise the classifier.
+        weights: real; binary, layers see the signs of what is trained; or stochastic, signs that
+            are drawn at each pass of a training (see `binary_connect`).
+        activations: real, or binary: signs in place of ReLU, where these are layers of their own.
 
     Raises:
-        ValueError: A layer is left out where there is no search.
+        ValueError: A layer is left out where there is no search, or weights are binary where there
+            is one or where they have a gain.
     """
+    check_choice(weights, get_args(Weights), "weights")
+    check_choice(activations, get_args(Activations), "activations")
     for name, dense in (("dense_first", dense_first), ("dense_last", dense_last)):
         if dense and not search:
             raise ValueError(f"{name} has an effect only with search=True; received {name}=True")
@@ -88,19 +101,29 @@ def masked_parts(
     classifier = "element" if granularity == "filter" else granularity
     common = {"granularity": granularity, "gain": gain}
     ending = common | {"granularity": classifier} | ({} if dense_last else searched)
+    made = functools.partial(_masked, weights, activations)
     return dataclasses.replace(
-        _masked(**common, **searched),
-        input_parts=_masked(**common) if dense_first else None,
-        output_parts=_masked(**ending),
+        made(**common, **searched),
+        input_parts=made(**common) if dense_first else None,
+        output_parts=made(**ending),
     )
 
 
-def _masked(**options) -> Layers:
-    from rst_tf import layers
+def _masked(weights: Weights, activations: Activations, **options) -> Layers:
+    import keras
+
+    from rst_tf import binary_connect, layers
     from rst_tf.normalization import Normalization
 
     kinds = (layers.MaskedDense, layers.MaskedConv2D, layers.MaskedDepthwiseConv2D)
-    return Layers(*(functools.partial(kind, **options) for kind in kinds), Normalization)
+    if weights != "real":
+        kinds = tuple(binary_connect.BINARY_CLASS.values())
+        options |= {"stochastic": weights == "stochastic"}
+    kinds = (functools.partial(kind, **options) for kind in kinds)
+    binary = activations == "binary"
+    return Layers(
+        *kinds, Normalization, binary_connect.BinaryActivation if binary else keras.layers.ReLU
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +173,13 @@ class Architecture:
                 f"input_shape={tuple(input_shape)}"
             )
         images = keras.Input(tuple(input_shape), name="image")
-        logits = self.connect(self._normalised(images), classes, parts or plain_parts())
+        parts = parts or plain_parts()
+        logits = self.connect(self._normalised(images), classes, parts)
         name = ARCHITECTURES.name_of(type(self))
-        return keras.Model(images, logits, name=name)
+        network = keras.Model(images, logits, name=name)
+        if parts.activation is not keras.layers.ReLU:
+            _check_activations(network, parts.activation)
+        return network
 
     def _normalised(self, images):
         """(images - mean) / std, as a scale and an offset: constants that every format keeps."""
@@ -173,6 +200,14 @@ class Architecture:
     def connect(self, images, classes: int, parts: Layers):
         """Logits of the images; what a new architecture defines."""
         raise NotImplementedError
+
+
+def _check_activations(network, wanted: type) -> None:
+    if not any(isinstance(layer, wanted) for layer in network.layers):
+        raise ValueError(
+            "activations=binary needs a network whose activations follow a normalisation, such as "
+            f"resnet or vgg; received network={network.name}"
+        )
 
 
 ARCHITECTURES = choices(Architecture, Registry("network", "rst_tf.models"))

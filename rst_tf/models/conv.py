@@ -62,10 +62,8 @@ class Conv(Architecture):
         return {"activation": activation, "use_bias": self.use_bias, "name": name}
 
     def _normalized(self, x, parts, name: str):
-        import keras
-
         if self.normalization == "none":
             return x
         affine = self.normalization == "affine"
         x = parts.normalization(affine=affine, name=f"{name}_norm")(x)
-        return keras.layers.ReLU(name=f"{name}_relu")(x)
+        return parts.activation(name=f"{name}_relu")(x)

@@ -99,7 +99,7 @@ class ResNet(Normalized):
             x = conv(x, parts, y.shape[-1], 1, f"{name}_shortcut", stride)
             x = self.normalize(x, parts, f"{name}_shortcut", relu=False)
         x = keras.layers.Add(name=f"{name}_sum")([x, y])
-        return keras.layers.ReLU(name=f"{name}_relu")(x)
+        return parts.activation(name=f"{name}_relu")(x)
 
 
 @ARCHITECTURES.register("imagenet_resnet")
