@@ -9,7 +9,7 @@ from experiments.training import Session, Training
 from rst_tf.initializers import redraw_kernels
 from rst_tf.models import Architecture
 from rst_tf.random import subseed
-from rst_tf.registry import to_dict
+from rst_tf.registry import from_dict, to_dict
 from rst_tf.ticket import Ticket
 
 
@@ -54,10 +54,16 @@ class FineTuning(Training):
         """The network of the ticket, if it is made for these images."""
         ticket = self._load()
         network, found = ticket.build(), ticket.network
-        if self.network is not None and found.get("architecture") != to_dict(self.network):
+        known = found.get("architecture")
+        if self.network not in (None, known and from_dict(Architecture, known)):
             raise ValueError(
-                f"network must be none or that of the ticket, {found.get('architecture')}; "
+                f"network must be none or that of the ticket, {known}; "
                 f"received {to_dict(self.network)}"
+            )
+        if self.weights == "full" and "gain" in found.get("masks", {}):
+            raise ValueError(
+                f"weights=full has no place in a network that sees signs, gain="
+                f"{found['masks']['gain']}; received weights={self.weights!r}"
             )
         made_for = (tuple(network.input_shape[1:]), network.output_shape[-1])
         if made_for != (splits.shape, splits.classes):

@@ -522,6 +522,26 @@ def test_a_ticket_of_signs_is_trained_on_with_all_weights(searches, tmp_path):
     assert end.density == 1 and "search" not in end.network
 
 
+def test_a_ticket_of_an_earlier_version_is_still_of_its_network(searches, tmp_path):
+    ticket, settings = last(searches[0], "adaptive"), {**QUICK, "objective": Natural()}
+    bare = {"name": "mlp", "hidden": [12, 8]}  # fields that are not there have their defaults
+    older = dataclasses.replace(ticket, network={**ticket.network, "architecture": bare})
+    older.save(tmp_path / "older.npz")
+    for hidden in ((12, 8), (12, 9)):
+        settings |= {"network": MLP(hidden=hidden), "ticket": str(tmp_path / "older.npz")}
+        if hidden == (12, 8):
+            assert FineTuning(**settings).masked_network(settings["data"].load())
+        else:
+            with pytest.raises(ValueError, match="network must be none or that of the ticket"):
+                FineTuning(**settings).masked_network(settings["data"].load())
+
+
+def test_all_weights_of_a_network_that_sees_signs_are_not_trained(searches):
+    settings = {**QUICK, "network": None, "ticket": str(searches[0] / "gain"), "weights": "full"}
+    with pytest.raises(ValueError, match=r"weights=full has no place .* gain=mean; received"):
+        FineTuning(**settings).masked_network(QUICK["data"].load())
+
+
 def test_an_interrupted_search_ends_with_the_same_bytes(searches, tmp_path):
     class Stopping(Session):
         def fit(self, trainer, first, sizes, callbacks):
