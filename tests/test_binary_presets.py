@@ -28,7 +28,7 @@ def config_of(presets, *flags):
 def training_of(source, schedule, batch, trades=False):
     """What the row and the documented command of its family say together."""
     known = SETS[source]
-    climbed = PGD(known.epsilon / 255, steps=10, step_size=known.step / 255, iterate="best")
+    climbed = PGD(known.epsilon / 255, steps=10, step_size=known.step / 255, iterate="scored")
     objective = Adversarial(climbed, norm_mode="update")
     if trades:
         from_noise = dataclasses.replace(climbed, start="gaussian", iterate="last")
