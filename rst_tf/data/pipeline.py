@@ -30,6 +30,7 @@ def batches(
     pad: int = 4,
     first_step: int = 0,
     steps: int | None = None,
+    places: bool = False,
 ):
     """Shuffled training batches, epoch after epoch.
 
@@ -45,13 +46,23 @@ def batches(
         pad: Pixels of zero padding on each side for `crop_flip`.
         first_step: Number of the first batch: k gives what would follow k batches.
         steps: Batches to give; None never ends.
+        places: Also tell where each image comes from: "row" of the split, int64 [B], and "window",
+            int32 [B, 3]: pixels down and right in the padded image, and 1 if it was flipped.
 
     Returns:
         A `tf.data.Dataset` of `({"image": float32 [B, H, W, C] in [0, 1], "index": int64 [B]},
         int32 [B])`.
+
+    Raises:
+        ValueError: A number is too small, or `places` is asked of images that are resized.
     """
     import tensorflow as tf
 
+    if places and augment == "resized_crop_flip":
+        raise ValueError(
+            "places cannot tell where a resized image was cut; received "
+            f"augment={augment!r} (crop_flip, flip and none can be told)"
+        )
     _check_batches(batch_size, augment, pad, first_step, steps)
     n, per_epoch = len(split), steps_per_epoch(len(split), batch_size)
     first_epoch, offset = divmod(first_step, per_epoch)
@@ -66,7 +77,7 @@ def batches(
     rows = tf.data.Dataset.range(first_epoch, _FOREVER).flat_map(rows_of)
     rows = rows if steps is None else rows.take(steps)
     length = tf.data.INFINITE_CARDINALITY if steps is None else steps
-    elements = _read(split, rows, augment, pad, subseed(seed, "data/augment")[0])
+    elements = _read(split, rows, augment, pad, subseed(seed, "data/augment")[0], places)
     return elements.apply(tf.data.experimental.assert_cardinality(length))
 
 
@@ -108,12 +119,12 @@ def _order(n: int, order_seed: tuple[int, int], epoch):
     return tf.argsort(keys, stable=True)
 
 
-def _read(split, rows, augment: str = "none", pad: int = 0, key: int = 0):
+def _read(split, rows, augment: str = "none", pad: int = 0, key: int = 0, places: bool = False):
     """Batches of the given (rows, epoch) elements."""
     import tensorflow as tf
 
     windows = augment == "resized_crop_flip"
-    change = _augmentation(augment, pad, key)
+    pad = pad if augment == "crop_flip" else 0
     with tf.device("CPU:0"):
         labels, index = tf.constant(split.labels), tf.constant(split.index)
     read = split.reader()
@@ -122,10 +133,18 @@ def _read(split, rows, augment: str = "none", pad: int = 0, key: int = 0):
         identity = tf.gather(index, rows)
         if windows:
             noise = example_uniform(fold(fold(key, epoch), _WINDOWS), identity, (TRIALS, DRAWS))
-        images = change(read(rows, noise) if windows else read(rows), identity, epoch)
+        images = read(rows, noise) if windows else read(rows)
+        place = {}
+        if augment != "none":
+            down, right, flipped = _windows(pad, fold(fold(key, epoch), identity))
+            images = _cut(images, pad, down, right, flipped)
+        if places:
+            place = {"row": rows, "window": tf.zeros((tf.shape(rows)[0], 3), tf.int32)}
+            if augment != "none":
+                place["window"] = tf.stack([down, right, tf.cast(flipped, tf.int32)], axis=1)
         if images.dtype == tf.uint8:
             images = tf.cast(images, tf.float32) / 255.0
-        return {"image": images, "index": identity}, tf.gather(labels, rows)
+        return {"image": images, "index": identity, **place}, tf.gather(labels, rows)
 
     options = tf.data.Options()
     options.deterministic = True
@@ -136,28 +155,27 @@ def _read(split, rows, augment: str = "none", pad: int = 0, key: int = 0):
     )
 
 
-def _augmentation(augment: str, pad: int, key: int):
-    """A function of (images [B, H, W, C], index [B], epoch) that gives images like them."""
+def _windows(pad: int, example):
+    """Where images are cut, by their keys [B]: pixels down, pixels right, and whether flipped."""
     import tensorflow as tf
 
-    if augment == "none":
-        return lambda images, index, epoch: images
-    pad = pad if augment == "crop_flip" else 0
     offsets = tf.constant(2 * pad + 1, tf.uint32)
+    down = tf.cast(fold(example, 0) % offsets, tf.int32)
+    right = tf.cast(fold(example, 1) % offsets, tf.int32)
+    return down, right, fold(example, 2) < tf.constant(2**31, tf.uint32)
 
-    def change(images, index, epoch):
-        _, height, width, channels = images.shape
-        example = fold(fold(key, epoch), index)
-        down = tf.cast(fold(example, 0) % offsets, tf.int32)[:, tf.newaxis]
-        right = tf.cast(fold(example, 1) % offsets, tf.int32)[:, tf.newaxis]
-        flipped = fold(example, 2)[:, tf.newaxis] < tf.constant(2**31, tf.uint32)
-        column = tf.range(width)
-        rows = down + tf.range(height)
-        columns = right + tf.where(flipped, width - 1 - column, column)
-        padded = tf.pad(images, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
-        across = tf.gather(padded, columns, axis=2, batch_dims=1)
-        return tf.ensure_shape(
-            tf.gather(across, rows, axis=1, batch_dims=1), (None, height, width, channels)
-        )
 
-    return change
+def _cut(images, pad: int, down, right, flipped):
+    """Windows of the zero-padded images [B, H, W, C], of their size."""
+    import tensorflow as tf
+
+    _, height, width, channels = images.shape
+    column = tf.range(width)
+    rows = down[:, tf.newaxis] + tf.range(height)
+    mirrored = tf.where(flipped[:, tf.newaxis], width - 1 - column, column)
+    columns = right[:, tf.newaxis] + mirrored
+    padded = tf.pad(images, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
+    across = tf.gather(padded, columns, axis=2, batch_dims=1)
+    return tf.ensure_shape(
+        tf.gather(across, rows, axis=1, batch_dims=1), (None, height, width, channels)
+    )
