@@ -236,7 +236,12 @@ class Session:
             settings.optimizer.build(repeats * self.total, repeats * self.steps_per_epoch),
             jit_compile={"auto": "auto", "on": True, "off": False}[settings.jit],
         )
-        if settings.objective.carries_noise:
+        if settings.objective.epsilon_schedule is not None:
+            trainer.schedule_epsilon(self.total, self.steps_per_epoch)
+        if settings.objective.keeps_noise:
+            pad = settings.data.pad if settings.data.augment == "crop_flip" else 0
+            trainer.keep_noise(len(self.splits.train), self.splits.shape, pad)
+        elif settings.objective.carries_noise:
             trainer.carry_noise((settings.batch_size, *self.splits.shape))
         return trainer
 
@@ -253,6 +258,7 @@ class Session:
             pad=data.pad,
             first_step=first,
             steps=last - first,
+            places=self.settings.objective.keeps_noise,
         )
 
     def train(
@@ -284,6 +290,9 @@ class Session:
         self._warn_of_changes()
         trainer = self.trainer()
         trainer.optimizer.iterations.assign(first_step * self.settings.objective.repeats)
+        if self.settings.objective.keeps_noise:
+            kept = trainer.noise.numpy().nbytes
+            print(f"perturbations of all images take {kept:,} bytes", file=sys.stderr)
         watch = Watch(self, round_number, first_step, events or {})
         step = watch.resume(trainer)
         if at_start is not None:

@@ -36,6 +36,7 @@ _HOME = {
     "Mixed": "objectives",
     "Trades": "objectives",
     "Free": "objectives",
+    "Fast": "objectives",
     "RobustTrainer": "trainer",
     "accuracy": "evaluation",
     "robust_accuracy": "evaluation",

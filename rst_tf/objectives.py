@@ -1,13 +1,16 @@
 """What a network is trained on: frozen dataclasses that perturb a batch and make its loss."""
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+import math
+from typing import Any, Literal, NamedTuple, get_args
 
 from rst_tf.attacks.attack import Attack, Norm
 from rst_tf.attacks.pgd import PGD
-from rst_tf.registry import Registry, choices, unknown
+from rst_tf.registry import Registry, changed, choices, unknown
+from rst_tf.schedules import Schedule
 
 NormMode = Literal["eval", "batch", "update"]
+Stored = Literal["float32", "float16", "int8"]
 
 
 class Outcome(NamedTuple):
@@ -24,9 +27,11 @@ class Objective:
 
     Args:
         label_smoothing: Mass spread evenly over all classes, in [0, 1).
+        epsilon_schedule: Factor of the training attack's radius and steps, in [0, 1]; none is 1.
     """
 
     label_smoothing: float = dataclasses.field(default=0.0, kw_only=True)
+    epsilon_schedule: Schedule | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self):
         if not 0 <= self.label_smoothing < 1:
@@ -34,6 +39,13 @@ class Objective:
                 "label_smoothing must be in [0, 1); received "
                 f"label_smoothing={self.label_smoothing!r}"
             )
+        if self.epsilon_schedule is not None:
+            if self.training_attack is None:
+                raise ValueError(
+                    "epsilon_schedule has no effect without a training attack; received "
+                    f"epsilon_schedule={self.epsilon_schedule}"
+                )
+            self.scaled(1.0)  # an attack that cannot follow it raises now
 
     repeats = 1
     """Optimiser steps made with each batch."""
@@ -41,10 +53,17 @@ class Objective:
     carries_noise = False
     """Whether a perturbation is carried from step to step; then `perturb` gets it as `noise`."""
 
+    keeps_noise = False
+    """Whether every training example keeps one: `perturb` gets those of the batch as `noise`."""
+
     @property
     def training_attack(self) -> Attack | None:
         """The attack of the threat model trained for, or None."""
         return None
+
+    def scaled(self, factor) -> "Objective":
+        """This objective with a training attack `factor` times as large; see `Attack.scaled`."""
+        return self
 
     def perturb(self, network, x, y, seed, index):
         """Adversarial images for the batch, gradient stopped; None if the objective needs none."""
@@ -76,6 +95,7 @@ class Natural(Objective):
 
     Args:
         label_smoothing: Mass spread evenly over all classes, in [0, 1).
+        epsilon_schedule: Factor of the training attack's radius and steps, in [0, 1]; none is 1.
     """
 
     def loss(self, network, x, x_adv, y):
@@ -96,6 +116,7 @@ class Adversarial(Objective):
             update (the batch's, and every attack step moves the running ones, as the published
             codes do).
         label_smoothing: Mass spread evenly over all classes, in [0, 1).
+        epsilon_schedule: Factor of the training attack's radius and steps, in [0, 1]; none is 1.
     """
 
     attack: Attack
@@ -110,6 +131,10 @@ class Adversarial(Objective):
     def training_attack(self):
         """`attack`."""
         return self.attack
+
+    def scaled(self, factor):
+        """See `Objective.scaled`."""
+        return changed(self, attack=self.training_attack.scaled(factor))
 
     def perturb(self, network, x, y, seed, index):
         """`attack` on the network, its statistics as `norm_mode` says, its masks formed once."""
@@ -137,6 +162,7 @@ class Mixed(Adversarial):
         clean_weight: Weight of the clean images, in [0, 1]; the rest is adversarial.
         norm_mode: Normalisation statistics while the attack runs: eval, batch or update.
         label_smoothing: Mass spread evenly over all classes, in [0, 1).
+        epsilon_schedule: Factor of the training attack's radius and steps, in [0, 1]; none is 1.
     """
 
     clean_weight: float = 0.5
@@ -166,6 +192,7 @@ class Trades(Adversarial):
         beta: Weight of the divergence (1/lambda in the paper), at least 0.
         norm_mode: Normalisation statistics while the attack runs: eval, batch or update.
         label_smoothing: Mass spread evenly over all classes, in [0, 1).
+        epsilon_schedule: Factor of the training attack's radius and steps, in [0, 1]; none is 1.
     """
 
     beta: float = 6.0
@@ -205,6 +232,7 @@ class Free(Objective):
         repeats: Optimiser steps with each batch, at least 1.
         step_size: Step of the perturbation in [0, 1] units; none means epsilon, as published.
         label_smoothing: Mass spread evenly over all classes, in [0, 1).
+        epsilon_schedule: Factor of the training attack's radius and steps, in [0, 1]; none is 1.
     """
 
     epsilon: float
@@ -227,11 +255,19 @@ class Free(Objective):
         """PGD of 10 steps in the same ball, for training has no attack of its own."""
         return PGD(self.epsilon, self.norm)
 
+    def scaled(self, factor):
+        """See `Objective.scaled`."""
+        size = None if self.step_size is None else factor * self.step_size
+        return changed(self, epsilon=factor * self.epsilon, step_size=size)
+
     def perturb(self, network, x, y, seed, index, noise=None):
-        """The images under the carried perturbation, inside the box."""
+        """The images under the carried perturbation, inside the ball and the box."""
         import tensorflow as tf
 
-        return tf.clip_by_value(x + noise[: tf.shape(x)[0]], 0.0, 1.0)
+        from rst_tf.attacks._geometry import NORMS
+
+        inside = NORMS[self.norm].clip(noise[: tf.shape(x)[0]], self.epsilon)
+        return tf.clip_by_value(x + inside, 0.0, 1.0)
 
     def moved(self, noise, gradient):
         """The perturbation after a step along the gradient of the images, inside the ball.
@@ -252,6 +288,97 @@ class Free(Objective):
         del x
         logits = network(x_adv, training=True)
         return Outcome(self._cross_entropy(logits, y), adversarial=logits)
+
+
+@OBJECTIVES.register("fast")
+@dataclasses.dataclass(frozen=True)
+class Fast(Objective):
+    """FGSM from perturbations that every example keeps (Zheng et al. 2020; Liu et al. 2022).
+
+    One gradient step a visit: from epoch to epoch it becomes an attack of many steps. What is kept
+    follows the crop and the flip of its image, which the batches have to tell:
+    `batches(..., places=True)`. The gradient is taken at the image plus perturbation, not cut to
+    the box, as published; what is trained on, and kept, is.
+
+    The published code pads with grey, never crops at the last offset and trains without
+    `label_smoothing`; here crops are those of the data, zero-padded, and smoothing is honoured.
+
+    Args:
+        epsilon: Radius of the ball around the image, in [0, 1] units; 8/255 is accepted as text.
+        norm: Of the ball: linf, or l2 over all pixels of an image.
+        step_size: Length of the step in [0, 1] units; none means epsilon / 2, as published.
+        beta: Train on the loss of TRADES with this weight of the divergence; none trains on the
+            cross-entropy of the adversarial images.
+        norm_mode: Normalisation statistics while the gradient is taken: eval, batch or update.
+        stored: Numbers of the perturbations: float32, float16 or int8 (steps of epsilon / 127).
+        block: Side in pixels of the squares that share one stored number, at least 1.
+        memory_limit: What the perturbations may take, in gibibytes.
+        label_smoothing: Mass spread evenly over all classes, in [0, 1).
+        epsilon_schedule: Factor of the radius and the step, in [0, 1]; none is 1.
+    """
+
+    epsilon: float
+    norm: Norm = "linf"
+    step_size: float | None = None
+    beta: float | None = None
+    norm_mode: NormMode = "eval"
+    stored: Stored = "float32"
+    block: int = 1
+    memory_limit: float = 2.0
+
+    carries_noise = True
+    keeps_noise = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, known in (("norm_mode", NormMode), ("stored", Stored)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(unknown(name, getattr(self, name), list(get_args(known))))
+        if self.step_size is not None and not self.step_size > 0:
+            raise ValueError(f"step_size must be above 0; received step_size={self.step_size!r}")
+        if self.beta is not None and self.beta < 0:
+            raise ValueError(f"beta must be at least 0; received beta={self.beta!r}")
+        if self.block < 1:
+            raise ValueError(f"block must be at least 1; received block={self.block!r}")
+        if not 0 < self.memory_limit < math.inf:
+            raise ValueError(
+                f"memory_limit must be above 0; received memory_limit={self.memory_limit!r}"
+            )
+        _ = self.training_attack  # a wrong epsilon or norm raises now
+
+    @property
+    def training_attack(self):
+        """PGD of 10 steps in the same ball, for training has no attack of its own."""
+        return PGD(self.epsilon, self.norm)
+
+    def scaled(self, factor):
+        """See `Objective.scaled`."""
+        size = None if self.step_size is None else factor * self.step_size
+        return changed(self, epsilon=factor * self.epsilon, step_size=size)
+
+    def perturb(self, network, x, y, seed, index, noise=None):
+        """The images after one step from their perturbations, inside the ball and the box."""
+        import tensorflow as tf
+
+        from rst_tf.attacks._geometry import NORMS
+        from rst_tf.attacks._losses import cross_entropy, value_and_gradient
+        from rst_tf.attacks.attack import logits_of
+        from rst_tf.traversal import kernels_formed_once
+
+        ball = NORMS[self.norm]
+        size = self.epsilon / 2 if self.step_size is None else self.step_size
+        start = ball.clip(noise, self.epsilon)
+        with kernels_formed_once(network):
+            logits = logits_of(_forward(network, self.norm_mode))
+            _, gradient, _ = value_and_gradient(logits, lambda z: cross_entropy(z, y), x + start)
+        climbed = ball.clip(start + size * ball.direction(gradient), self.epsilon)
+        return tf.stop_gradient(tf.clip_by_value(x + climbed, 0.0, 1.0))
+
+    def loss(self, network, x, x_adv, y):
+        """CE(f(x_adv), y), or with `beta` CE(f(x), y) + beta KL(f(x) || f(x_adv))."""
+        if self.beta is None:
+            return Adversarial.loss(self, network, x, x_adv, y)
+        return Trades.loss(self, network, x, x_adv, y)
 
 
 def _forward(network, norm_mode: NormMode):

@@ -5,6 +5,7 @@ decorator; the modules of the registry's package are imported at the first look-
 file is found without an edit elsewhere.
 """
 
+import copy
 import dataclasses
 import difflib
 import importlib
@@ -94,6 +95,14 @@ def choices(base: type, registry: Registry) -> Registry:
 def choices_of(base: object) -> Registry | None:
     """The registry a field of type `base` chooses from, or None if it is not a choice."""
     return _REGISTRY_OF.get(base) if isinstance(base, type) else None
+
+
+def changed(configuration: Any, **values: Any) -> Any:
+    """A copy with other values, which may be tensors of a graph: they are not checked."""
+    copied = copy.copy(configuration)
+    for name, value in values.items():
+        object.__setattr__(copied, name, value)
+    return copied
 
 
 def to_dict(value: Any) -> Any:

@@ -160,6 +160,92 @@ class Cosine(Schedule):
         return self.floor + (1 - self.floor) * (1 + math.cos(math.pi * done)) / 2
 
 
+@SCHEDULES.register("linear")
+@dataclasses.dataclass(frozen=True)
+class Linear(Schedule):
+    """From `start` to `end` along a line.
+
+    Args:
+        start: The first value, at least 0.
+        end: The last value, at least 0.
+    """
+
+    start: float = 1.0
+    end: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("start", "end"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0; received {getattr(self, name)!r}")
+
+    def value(self, done, length, steps_per_epoch):
+        """`start + (end - start) t`."""
+        return self.start + (self.end - self.start) * done
+
+
+@SCHEDULES.register("exponential")
+@dataclasses.dataclass(frozen=True)
+class Exponential(Schedule):
+    """Multiplies by `factor` in every stretch of `interval`, a little at each step.
+
+    Args:
+        factor: Above 0; above 1 the value rises, from `start`.
+        interval: Steps or epochs (`10ep`).
+        start: The first value, above 0.
+        limit: No value passes it: the lowest where the value falls, the highest where it rises.
+    """
+
+    factor: float = 0.1
+    interval: int | str = "50ep"
+    start: float = 1.0
+    limit: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_growth(self)
+        steps_of(self.interval, 1000, "interval")
+
+    def value(self, done, length, steps_per_epoch):
+        """`start factor ** (steps / interval)`."""
+        passed = done * length / steps_of(self.interval, steps_per_epoch, "interval")
+        return _limited(self.start * self.factor**passed, self)
+
+
+@SCHEDULES.register("jump")
+@dataclasses.dataclass(frozen=True)
+class Jump(Schedule):
+    """Multiplies by `factor` at `first`, and again after every `interval`.
+
+    Args:
+        factor: Above 0; above 1 the value rises, from `start`.
+        interval: Steps or epochs (`10ep`) between two jumps.
+        first: Steps or epochs before the first jump; none takes `interval`.
+        start: The first value, above 0.
+        limit: No value passes it: the lowest where the value falls, the highest where it rises.
+    """
+
+    factor: float = 0.1
+    interval: int | str = "50ep"
+    first: int | str | None = None
+    start: float = 1.0
+    limit: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_growth(self)
+        steps_of(self.interval, 1000, "interval")
+        if self.first is not None:
+            steps_of(self.first, 1000, "first")
+
+    def value(self, done, length, steps_per_epoch):
+        """`start factor ** (jumps behind)`."""
+        every = steps_of(self.interval, steps_per_epoch, "interval")
+        first = every if self.first is None else steps_of(self.first, steps_per_epoch, "first")
+        jumps = max(0, (round(done * length) - first) // every + 1)
+        return _limited(self.start * self.factor**jumps, self)
+
+
 @SCHEDULES.register("cycle")
 @dataclasses.dataclass(frozen=True)
 class Cycle(Schedule):
@@ -175,6 +261,18 @@ class Cycle(Schedule):
         """`values[epoch mod len(values)]`."""
         epoch = round(done * length) // steps_per_epoch
         return self.values[epoch % len(self.values)]
+
+
+def _check_growth(schedule: Exponential | Jump) -> None:
+    for name in ("factor", "start"):
+        if not 0 < getattr(schedule, name) < math.inf:
+            raise ValueError(f"{name} must be above 0; received {getattr(schedule, name)!r}")
+
+
+def _limited(value: float, schedule: Exponential | Jump) -> float:
+    if schedule.limit is None:
+        return value
+    return min(value, schedule.limit) if schedule.factor > 1 else max(value, schedule.limit)
 
 
 def _is_fraction(milestone: float | str) -> bool:

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from rst_tf import keras_optimizers, random, strategies
 from rst_tf.attacks.attack import Attack, check_logits
+from rst_tf.carried_noise import CarriedNoise
 from rst_tf.objectives import Adversarial, Objective
 from rst_tf.traversal import (
     masked_kernels,
@@ -58,6 +59,8 @@ class RobustTrainer(keras.Model):
         self.evaluation_attack = evaluation_attack or evaluation_default(objective)
         self.seed, self.l1 = seed, l1
         self.noise = None
+        self._kept: CarriedNoise | None = None
+        self._factors: list[float] = []
         self.built = True
 
     def call(self, x, training=False):
@@ -117,6 +120,10 @@ class RobustTrainer(keras.Model):
             ValueError: Images outside [0, 1], or labels beyond the network's logits.
         """
         first = _check_first(self.network, x, y)
+        if self.objective.epsilon_schedule is not None and not self._factors:
+            raise ValueError("call schedule_epsilon(steps, steps per epoch) before fit")
+        if self.objective.keeps_noise and self.noise is None:
+            raise ValueError("call keep_noise(number of examples, shape, pad) before fit")
         if self.objective.carries_noise and self.noise is None:
             if first is None:
                 raise ValueError("call carry_noise(shape of a batch) before fit with such data")
@@ -138,30 +145,95 @@ class RobustTrainer(keras.Model):
         Args:
             shape: [n, ...] of the largest batch; `fit` takes that of its first one.
         """
+        self._check_alone()
+        self.noise = keras.Variable(np.zeros(shape, np.float32), trainable=False, name="noise")
+
+    def keep_noise(self, rows: int, shape: tuple[int, int, int], pad: int = 0) -> None:
+        """Makes the perturbations that `Fast` keeps, one for every training example.
+
+        Args:
+            rows: Number of training examples.
+            shape: (H, W, C) of an image.
+            pad: Pixels around an image that its crop may reach.
+
+        Raises:
+            ValueError: Several devices, or more memory than the objective's `memory_limit`.
+        """
+        self._check_alone()
+        objective = self.objective
+        stored = {"stored": objective.stored, "block": objective.block}
+        size = CarriedNoise.bytes(rows, shape, pad=pad, **stored)
+        if size > objective.memory_limit * 2**30:
+            raise ValueError(
+                f"memory_limit is below what {rows:,} perturbations take, {size / 2**30:.2f} GiB: "
+                "stored=int8 takes a quarter, block=2 another; received "
+                f"memory_limit={objective.memory_limit}"
+            )
+        host = not self.jit_compile  # compiled code reaches only its own device's memory
+        self._kept = CarriedNoise(
+            rows, shape, objective.epsilon, pad=pad, seed=self.seed, on_host=host, **stored
+        )
+        self.noise = self._kept.variable
+
+    def schedule_epsilon(self, total: int, steps_per_epoch: int = 1) -> None:
+        """Lays the objective's `epsilon_schedule` over a training.
+
+        Args:
+            total: Length of the training in batches.
+            steps_per_epoch: Of them, those of an epoch.
+
+        Raises:
+            ValueError: A factor is outside [0, 1].
+        """
+        factors = self.objective.epsilon_schedule.factors(total, steps_per_epoch)
+        if not (min(factors) >= 0 and max(factors) <= 1):
+            raise ValueError(
+                "epsilon_schedule must stay in [0, 1], for epsilon is its largest; received "
+                f"factors from {min(factors):g} to {max(factors):g}"
+            )
+        self._factors = factors
+
+    def _check_alone(self) -> None:
         if tf.distribute.get_strategy().num_replicas_in_sync > 1:
             raise ValueError(f"objective {self.objective} works on one device only")
-        self.noise = keras.Variable(np.zeros(shape, np.float32), trainable=False, name="noise")
 
     def train_step(self, data):
         """Perturb, differentiate, step, refresh the masks; as often as the objective repeats."""
         x, y, weights = _unpack(data)
         shares = _shares(y)
         images, index = _images(x), _index(x, shares)
+        objective, places = self._objective_now(), _places(x) if self.objective.keeps_noise else ()
         for _ in range(self.objective.repeats):
-            values, outcome, x_adv = self._step(images, y, weights, shares, index)
+            values, outcome, x_adv = self._step(
+                objective, images, y, weights, shares, index, places
+            )
         return self._measure(y, values, outcome.clean, outcome.adversarial, x_adv)
 
-    def _step(self, images, y, weights, shares, index):
+    def _objective_now(self) -> Objective:
+        """The objective with the attack of this step."""
+        if self.objective.epsilon_schedule is None:
+            return self.objective
+        batch = self.optimizer.iterations // self.objective.repeats
+        last = len(self._factors) - 1
+        factors = tf.constant(self._factors, tf.float32)
+        return self.objective.scaled(tf.gather(factors, tf.minimum(tf.cast(batch, tf.int32), last)))
+
+    def _step(self, objective, images, y, weights, shares, index, places):
         key = random.fold(random.fold(self.seed, _TRAIN_STREAM), self.optimizer.iterations)
-        carried = {} if self.noise is None else {"noise": self.noise.value}
-        x_adv = self.objective.perturb(self.network, images, y, key, index, **carried)
+        carried = {}
+        if self._kept is not None:
+            carried = {"noise": self._kept.read(*places)}
+        elif self.noise is not None:
+            carried = {"noise": self.noise.value}
+        moves = objective.carries_noise and not objective.keeps_noise
+        x_adv = objective.perturb(self.network, images, y, key, index, **carried)
         variables = trained_variables(self.network)
         with tf.GradientTape() as tape:
-            if carried:
+            if moves:
                 tape.watch(x_adv)
             with tf.control_dependencies([] if x_adv is None else [x_adv]):
                 # no kernel of this pass is formed while the attack still holds its own
-                outcome = self.objective.loss(self.network, images, x_adv, y)
+                outcome = objective.loss(self.network, images, x_adv, y)
             values = outcome.loss if weights is None else outcome.loss * weights
             loss = tf.reduce_sum(values) / tf.reduce_sum(shares)
             if self.network.losses:
@@ -170,9 +242,11 @@ class RobustTrainer(keras.Model):
                 norms = [tf.reduce_sum(tf.abs(m.kernel * m.mask)) for m in self._masks]
                 loss += self.l1 * tf.add_n(norms) / _replicas()
             scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, [*variables, x_adv] if carried else variables)
-        if carried:
-            self.noise.assign(self.objective.moved(self.noise.value, gradients.pop()))
+        gradients = tape.gradient(scaled, [*variables, x_adv] if moves else variables)
+        if self._kept is not None:
+            self._kept.write(*places, x_adv - images)
+        if moves:
+            self.noise.assign(objective.moved(self.noise.value, gradients.pop()))
         keras_optimizers.step(self.optimizer, gradients, variables, self._masks)
         refresh_masks(self._masks, static=bool(self.jit_compile))
         return values, outcome, x_adv
@@ -286,6 +360,16 @@ def _unpack(data):
 
 def _images(x):
     return tf.cast(x["image"] if isinstance(x, dict) else x, tf.float32)
+
+
+def _places(x):
+    """Rows and windows of the images, which perturbations that are kept have to follow."""
+    if not isinstance(x, dict) or "row" not in x:
+        raise ValueError(
+            "objective fast needs batches that tell where images were cut: "
+            "rst_tf.batches(split, ..., places=True)"
+        )
+    return x["row"], x["window"]
 
 
 def _right(logits, y, images):

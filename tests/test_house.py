@@ -27,7 +27,7 @@ RANKS = (
     {"layers", "traversal", "keras_optimizers", "binary_connect"},
     {"surgery", "ticket", "ticket_file", "ticket_set", "tensorboard"},
     {"attacks"},
-    {"objectives"},
+    {"objectives", "carried_noise"},
     {"trainer"},
     {"callbacks"},
     {"models", "data"},

@@ -63,6 +63,17 @@ class Attack:
         """The attack itself, on checked float32 images and a callable that returns logits."""
         raise NotImplementedError
 
+    def scaled(self, factor) -> "Attack":
+        """This attack in a ball `factor` times as large, with steps as much longer.
+
+        Args:
+            factor: A number or a float32 scalar tensor, in [0, 1]. At 0 images stay as they are.
+
+        Raises:
+            ValueError: This attack takes no tensor for its epsilon.
+        """
+        raise ValueError(f"an epsilon schedule needs the attack pgd or fgsm; received {self}")
+
     def judging(self) -> "Attack":
         """The attack that judges a network which was trained with this one."""
         return self

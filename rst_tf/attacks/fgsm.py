@@ -48,6 +48,10 @@ class FGSM(Attack):
             loss=self.loss,
         )
 
+    def scaled(self, factor):
+        """See `Attack.scaled`."""
+        return self.as_pgd().scaled(factor)
+
     def passes(self, classes):
         """As a PGD of one step."""
         return self.as_pgd().passes(classes)

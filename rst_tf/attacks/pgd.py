@@ -5,6 +5,7 @@ from typing import Literal
 
 from rst_tf.attacks._average import weights_of
 from rst_tf.attacks.attack import ATTACKS, Attack
+from rst_tf.registry import changed
 
 
 @ATTACKS.register("pgd")
@@ -61,6 +62,11 @@ class PGD(Attack):
             raise ValueError("loss='kl' has no gradient at start='clean'; use uniform or gaussian")
         if self.restarts > 1 and self.start == "clean":
             raise ValueError(f"restarts={self.restarts} from start='clean' would all be the same")
+
+    def scaled(self, factor):
+        """See `Attack.scaled`."""
+        size = None if self.step_size is None else factor * self.step_size
+        return changed(self, epsilon=factor * self.epsilon, step_size=size)
 
     @property
     def _compares(self) -> bool:
