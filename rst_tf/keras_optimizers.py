@@ -102,6 +102,30 @@ class CoupledSGD(keras.optimizers.Optimizer):
         }
 
 
+@_package
+class CoupledAdam(keras.optimizers.Adam):
+    """Adam as PyTorch defines its weight decay: g + wd p stands where g stood, in both moments.
+
+    Args:
+        learning_rate: Number or Keras schedule.
+        weight_decay: wd, at least 0.
+        **kwargs: Those of `keras.optimizers.Adam`.
+    """
+
+    def __init__(self, learning_rate=1e-3, weight_decay=0.0, name="coupled_adam", **kwargs):
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.coupled_decay = weight_decay
+
+    def update_step(self, gradient, variable, learning_rate):
+        """One step of one variable."""
+        decay = ops.cast(self.coupled_decay * variable, gradient.dtype)
+        super().update_step(gradient + decay, variable, learning_rate)
+
+    def get_config(self):
+        """Constructor arguments."""
+        return {**super().get_config(), "weight_decay": self.coupled_decay}
+
+
 def _tensorflow(variable) -> tf.Variable:
     return variable.value if isinstance(variable, keras.Variable) else variable
 

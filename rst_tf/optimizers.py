@@ -1,6 +1,7 @@
 """Optimisers as configurations, and weight decay that leaves pruned weights alone."""
 
 import dataclasses
+from typing import Literal
 
 from rst_tf.registry import Registry, choices
 from rst_tf.schedules import Constant, Schedule
@@ -73,19 +74,35 @@ class SGD(Optimizer):
 @OPTIMIZERS.register("adam")
 @dataclasses.dataclass(frozen=True)
 class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015) with Keras' constants; decay is decoupled (AdamW).
+    """Adam (Kingma & Ba 2015) with Keras' constants.
 
     Args:
         learning_rate: Peak learning rate, above 0.
         schedule: Factor of the learning rate over the training.
-        weight_decay: Decoupled weight decay; pruned weights are spared.
+        weight_decay: Weight decay of every trained variable; pruned weights are spared.
+        decay: decoupled takes rate times decay off each weight (AdamW); coupled adds decay times
+            the weight to its gradient, as PyTorch's Adam and the published codes do.
     """
 
     learning_rate: float = 1e-3
+    decay: Literal["decoupled", "coupled"] = "decoupled"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.decay not in ("decoupled", "coupled"):
+            raise ValueError(f"decay must be decoupled or coupled; received decay={self.decay!r}")
+        if self.decay != "decoupled" and not self.weight_decay:
+            raise ValueError(
+                f"decay has an effect only with a weight_decay; received decay={self.decay!r}"
+            )
 
     def build(self, total, steps_per_epoch=1):
-        """`keras.optimizers.Adam`."""
+        """`keras.optimizers.Adam`, or `keras_optimizers.CoupledAdam`."""
         import keras
 
         rate = self._rate(total, steps_per_epoch)
+        if self.decay == "coupled":
+            from rst_tf.keras_optimizers import CoupledAdam
+
+            return CoupledAdam(rate, self.weight_decay)
         return keras.optimizers.Adam(rate, weight_decay=self.weight_decay or None)

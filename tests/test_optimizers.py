@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from rst_tf.keras_optimizers import CoupledSGD, StepTable, forget
+from rst_tf.keras_optimizers import CoupledAdam, CoupledSGD, StepTable, forget
 from rst_tf.optimizers import OPTIMIZERS, SGD, Adam
 from rst_tf.schedules import SCHEDULES, Constant, Cosine, Cycle, Steps, steps_of
 
@@ -36,6 +36,28 @@ def test_coupled_decay_differs_from_keras():
     assert stepped(CoupledSGD(0.1, 0.9, 0.1), gradients) != pytest.approx(
         stepped(keras_sgd, gradients), abs=1e-4
     )
+
+
+def test_coupled_adam_is_the_published_recurrence():
+    rate, wd, p, m, v = 0.1, 0.3, 1.0, 0.0, 0.0
+    gradients = [0.5, -1.0, 2.0, 0.0]
+    for step, g in enumerate(gradients, 1):
+        g = g + wd * p
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        p -= rate * (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)) ** 0.5 + 1e-8)
+    assert stepped(CoupledAdam(rate, wd), gradients) == pytest.approx(p, rel=1e-5)
+    decoupled = keras.optimizers.Adam(rate, weight_decay=wd)
+    assert stepped(decoupled, gradients) != pytest.approx(p, abs=1e-3)
+
+
+def test_adam_s_decay_is_chosen_and_serialises():
+    built = Adam(0.5, Steps(), 1e-3, "coupled").build(8)
+    assert built.coupled_decay == 1e-3 and not built.weight_decay
+    again = CoupledAdam.from_config(built.get_config())
+    assert again.get_config() == built.get_config()
+    for wrong in ({"decay": "both", "weight_decay": 0.1}, {"decay": "coupled"}):
+        with pytest.raises(ValueError, match="decay"):
+            Adam(**wrong)
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
@@ -77,6 +99,7 @@ MEMORIES = {  # optimiser, and how many numbers it keeps for each weight
     "sgd": (lambda: KERAS.SGD(0.1, momentum=0.9), 1),
     "coupled sgd": (lambda: CoupledSGD(0.1, 0.9, 0.01), 1),
     "adam": (lambda: KERAS.Adam(0.1), 2),
+    "coupled adam": (lambda: CoupledAdam(0.1, 0.01), 2),
     "amsgrad": (lambda: KERAS.Adam(0.1, amsgrad=True), 3),
     "rmsprop": (lambda: KERAS.RMSprop(0.1, momentum=0.9, centered=True), 3),
     "lion": (lambda: KERAS.Lion(0.1), 1),
