@@ -84,7 +84,8 @@ SMALL = {
     "binary_small_resnet50_p1": Small(50, (7, 13, 26, 51), *_SLOWLY),
 }
 COMPLETE = (*SEARCHES, *DENSE, *TUNED)
-OVERLAYS = (*SMALL,)
+CONNECT = "binary_connect"
+OVERLAYS = (*SMALL, CONNECT)
 
 
 def network_of(source: str, depth: int, affine: bool) -> ResNet:

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from binary_presets import DENSE, SEARCHES, SETS, SMALL, TUNED, network_of
+from binary_presets import CONNECT, DENSE, SEARCHES, SETS, SMALL, TUNED, network_of
 
 import run_experiments
 from experiments.dense_training import DenseTraining
@@ -14,7 +14,7 @@ from flags import command_line
 from rst_tf.attacks import PGD
 from rst_tf.data import Data
 from rst_tf.objectives import Adversarial, Trades
-from rst_tf.optimizers import SGD
+from rst_tf.optimizers import SGD, Adam
 from rst_tf.schedules import Cosine, Steps
 
 TICKET = "--ticket=runs/t"
@@ -102,6 +102,18 @@ def test_a_small_network_changes_its_channels_and_its_row(overlay, source):
         )
 
 
+@pytest.mark.parametrize("small", [None, *SMALL])
+def test_binary_weights_change_the_optimiser_alone(small):
+    depth = SMALL[small].depth if small else 34
+    for source in SETS:
+        names = [f"binary_{source}_resnet{depth}_dense", *([small] if small else [])]
+        assert config_of(",".join([*names, CONNECT])) == dataclasses.replace(
+            config_of(",".join(names)),
+            weights="binary",
+            optimizer=Adam(5e-4, COSINE, 5e-4, decay="coupled"),
+        )
+
+
 PRINTED = {  # accuracy, AutoAttack accuracy in the paper's repository
     "binary_cifar10_resnet34": [77.30, 45.06],
     "binary_cifar10_resnet18": [72.35, 39.65],
@@ -111,7 +123,7 @@ PRINTED = {  # accuracy, AutoAttack accuracy in the paper's repository
 
 
 def test_only_printed_numbers_are_expected():
-    for preset in (*SEARCHES, *DENSE, *TUNED):
+    for preset in (*SEARCHES, *DENSE, *TUNED, CONNECT):
         expected = command_line.read_preset(preset).about["expected"]
         if preset in PRINTED:
             assert expected["origin"].startswith("printed")
