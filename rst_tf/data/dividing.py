@@ -13,12 +13,13 @@ VALIDATION = 0.1
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """What a source holds; `None` for a part that it lacks."""
+    """What a source holds, `None` for a part that it lacks, and what was left out of it."""
 
     train: Split
     valid: Split | None
     test: Split | None
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def divide(
@@ -30,12 +31,13 @@ def divide(
     train_limit: int | None = None,
 ) -> Splits:
     """Takes the parts that a source lacks from its training part; see `Data` for the arguments."""
-    train, valid, test, notes = parts.train, parts.valid, parts.test, ()
+    train, valid, test, notes = parts.train, parts.valid, parts.test, parts.notes
     whole = len(train)
     if test is None:
         count = max(1, round(TEST_FRACTION * whole))
         train, test = _take(train, stratified(train.labels, count, split_seed, "data/test"))
-        notes = (f"no test part in the source: {count} of its {whole} examples were drawn for it",)
+        drawn = f"no test part in the source: {count} of its {whole} examples were drawn for it"
+        notes = (*notes, drawn)
     if valid is not None:
         if validation != VALIDATION or validation_from != "stratified":
             raise ValueError(

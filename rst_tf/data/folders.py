@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rst_tf.data.class_lists import chosen
 from rst_tf.data.dividing import Parts
 from rst_tf.data.images import SUFFIXES, image_shape
 from rst_tf.data.splits import FileSplit
@@ -12,7 +13,9 @@ _VALIDATION = ("val", "validation")
 _ANNOTATIONS = "val_annotations.txt"
 
 
-def read_folder(root: Path, image_size: int | None, center: float = 1.0) -> Parts:
+def read_folder(
+    root: Path, image_size: int | None, center: float = 1.0, classes: str | None = None
+) -> Parts:
     """The parts under `root`; see `Data.source` for the layout.
 
     With both `test` and `val` (or `validation`), the latter is the validation part. Tiny-ImageNet
@@ -22,20 +25,25 @@ def read_folder(root: Path, image_size: int | None, center: float = 1.0) -> Part
         root: The folder.
         image_size: As in `Data`.
         center: `Data.center_fraction`.
+        classes: As in `Data`.
     """
     folders = _folders(root)
-    classes = tuple(_subfolders(folders["train"]))
-    files = {part: _files(root, folder, classes) for part, folder in folders.items()}
-    size = _common_shape(root, [name for names in files.values() for name, _ in names], image_size)
+    known = names = tuple(_subfolders(folders["train"]))
+    notes: tuple[str, ...] = ()
+    if classes is not None:
+        names, note = chosen(classes, known, folders["train"])
+        notes = (f"read without the other classes: {note}",)
+    files = {part: _files(root, folder, names, known) for part, folder in folders.items()}
+    size = _common_shape(root, [path for part in files.values() for path, _ in part], image_size)
     splits, start = {}, 0
     for part, found in files.items():
-        names, labels = zip(*found, strict=True)
-        index = np.arange(start, start + len(names))
+        paths, labels = zip(*found, strict=True)
+        index = np.arange(start, start + len(paths))
         splits[part] = FileSplit(
-            np.array(labels, np.int32), index, root, names, size, image_size is not None, center
+            np.array(labels, np.int32), index, root, paths, size, image_size is not None, center
         )
-        start += len(names)
-    return Parts(splits["train"], splits.get("valid"), splits.get("test"), classes)
+        start += len(paths)
+    return Parts(splits["train"], splits.get("valid"), splits.get("test"), names, notes)
 
 
 def _folders(root: Path) -> dict[str, Path]:
@@ -66,12 +74,21 @@ def _subfolders(folder: Path) -> list[str]:
     return names
 
 
-def _files(root: Path, folder: Path, classes: tuple[str, ...]) -> list[tuple[str, int]]:
-    """(path relative to `root`, label) of every image of a part, in sorted order."""
+def _files(
+    root: Path, folder: Path, classes: tuple[str, ...], known: tuple[str, ...]
+) -> list[tuple[str, int]]:
+    """(path relative to `root`, label) of a part's images of these classes, in sorted order.
+
+    Args:
+        root: The folder of the source.
+        folder: That of the part.
+        classes: Those that are read, a part of
+        known: all that the training part has.
+    """
     if (folder / _ANNOTATIONS).is_file():
-        return _annotated(root, folder, classes)
-    if (found := _subfolders(folder)) != list(classes):
-        differ = sorted(set(found) ^ set(classes))
+        return _annotated(root, folder, classes, known)
+    if (found := _subfolders(folder)) != list(known):
+        differ = sorted(set(found) ^ set(known))
         raise ValueError(
             f"{folder} must have the class folders of the training part; "
             f"they differ in {', '.join(differ)}"
@@ -85,19 +102,22 @@ def _files(root: Path, folder: Path, classes: tuple[str, ...]) -> list[tuple[str
     return files
 
 
-def _annotated(root: Path, folder: Path, classes: tuple[str, ...]) -> list[tuple[str, int]]:
+def _annotated(
+    root: Path, folder: Path, classes: tuple[str, ...], known: tuple[str, ...]
+) -> list[tuple[str, int]]:
     """The images of Tiny-ImageNet's `val`: a table gives file name and class, one a line."""
     labels = {name: label for label, name in enumerate(classes)}
     files = []
     for line in (folder / _ANNOTATIONS).read_text().splitlines():
         name, _, rest = line.partition("\t")
         path, owner = folder / "images" / name, rest.partition("\t")[0]
-        if owner not in labels or not path.is_file():
+        if owner not in known or not path.is_file():
             raise ValueError(
                 f"{folder / _ANNOTATIONS} must name files of images/ and classes of the training "
                 f"part; received {line!r}"
             )
-        files.append((path.relative_to(root).as_posix(), labels[owner]))
+        if owner in labels:
+            files.append((path.relative_to(root).as_posix(), labels[owner]))
     if not files:
         raise ValueError(f"{folder / _ANNOTATIONS} names no image")
     return sorted(files)

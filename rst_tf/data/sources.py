@@ -16,7 +16,11 @@ _KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def read(
-    source: str, image_size: int | None = None, center: float = 1.0, whole: bool = False
+    source: str,
+    image_size: int | None = None,
+    center: float = 1.0,
+    whole: bool = False,
+    classes: str | None = None,
 ) -> Parts:
     """The parts of a source.
 
@@ -25,10 +29,15 @@ def read(
         image_size: As in `Data`.
         center: `Data.center_fraction`.
         whole: Whether windows will be taken of whole images, before they are scaled.
+        classes: As in `Data`.
     """
     kind, _, path = source.partition(":")
     if kind == "folder" and path:
-        return read_folder(Path(path).expanduser(), image_size, center)
+        return read_folder(Path(path).expanduser(), image_size, center, classes)
+    if classes is not None:
+        raise ValueError(
+            f"classes applies to folders, not to source={source!r}; received classes={classes!r}"
+        )
     if source != "sample" and not (kind == "npz" and path):
         return _tfds(source, image_size, center, whole)
     if image_size is not None:
