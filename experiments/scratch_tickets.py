@@ -14,6 +14,7 @@ from rst_tf.ticket import Ticket
 
 _WAYS = ("stage_every", "stage_count", "stage_ramp")
 _RAMP_START = 0.5
+_ALLOCATIONS = (*get_args(masks.Allocation), "adaptive")
 
 
 @EXPERIMENTS.register("scratch_tickets")
@@ -84,7 +85,7 @@ class ScratchTickets(Training):
         super().__post_init__()
         masks.check_density(self.density)
         masks.check_density(self.stage_start, "stage_start")
-        masks.check_choice(self.allocation, (*masks.ALLOCATIONS, "adaptive"), "allocation")
+        masks.check_choice(self.allocation, _ALLOCATIONS, "allocation")
         masks.check_choice(self.gain, get_args(masks.Gain), "gain")
         masks.adaptive_densities([1], self.density, self.power)
         check_scores(self.score_scale, self.score_fan)
@@ -106,7 +107,25 @@ class ScratchTickets(Training):
             raise ValueError(
                 f"power has an effect only with allocation=adaptive; received power={self.power!r}"
             )
-        self._check_ways()
+        if self.discard_every is not None and self.allocation != "layerwise":
+            raise ValueError(
+                "discard_every takes one fraction of every kernel, so allocation must be "
+                f"layerwise; received allocation={self.allocation!r}"
+            )
+        self._check_stages_given()
+        if self.l1:
+            raise ValueError(
+                f"l1 has no effect in a search, which trains no weight; received l1={self.l1!r}"
+            )
+
+    def _check_stages_given(self) -> None:
+        ways = [name for name in _WAYS if getattr(self, name) is not None]
+        if len(ways) > 1:
+            raise ValueError(f"give one of {', '.join(_WAYS)}; received {' and '.join(ways)}")
+        if self.stage_count is not None and self.stage_count < 1:
+            raise ValueError(
+                f"stage_count must be at least 1; received stage_count={self.stage_count!r}"
+            )
         if self.stage_every is not None and self.stage_start <= self.density:
             raise ValueError(
                 f"stage_start must be above density={self.density}; received {self.stage_start!r}"
@@ -115,19 +134,6 @@ class ScratchTickets(Training):
             raise ValueError(
                 f"stage_ramp falls from {_RAMP_START}; received density={self.density!r}"
             )
-        if self.l1:
-            raise ValueError(
-                f"l1 has no effect in a search, which trains no weight; received l1={self.l1!r}"
-            )
-
-    def _check_ways(self) -> None:
-        if self.stage_count is not None and self.stage_count < 1:
-            raise ValueError(
-                f"stage_count must be at least 1; received stage_count={self.stage_count!r}"
-            )
-        ways = [name for name in _WAYS if getattr(self, name) is not None]
-        if len(ways) > 1:
-            raise ValueError(f"give one of {', '.join(_WAYS)}; received {' and '.join(ways)}")
 
     def masked_network(self, splits):
         """Scores in the network that searches, fixed masks in the one that tickets describe."""

@@ -634,6 +634,7 @@ REFUSED = [
     ({"stage_count": 0}, "stage_count must be at least 1; received stage_count=0"),
     ({"stage_count": 2, "stage_ramp": 3}, "received stage_count and stage_ramp"),
     ({"stage_ramp": 3, "density": 0.6}, "stage_ramp falls from 0.5; received density=0.6"),
+    ({"discard_every": 2, "allocation": "global"}, "layerwise; received allocation='global'"),
     ({"stage_ramp": "-1ep"}, "stage_ramp must be a number of steps above 0"),
 ]
 
