@@ -49,7 +49,6 @@ class Survivors:
             if number >= state.attack:
                 self._attack(number, name, state)
             self.progress.line(name, self._after(number), state.seconds[number])
-        state.save()
         size = NORMS[self.attacker.auto.norm].size(tf.constant(state.images - self.x))
         return Outcome(
             attacks=names,
@@ -83,6 +82,7 @@ class Survivors:
                 state.save(after=_SAVE_EVERY)
             state.next_trial()
         state.next_attack()
+        state.save()
 
     def _try(self, number, key, trial, rows, state) -> None:
         """One try on the images of these rows."""
