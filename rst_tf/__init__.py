@@ -19,6 +19,7 @@ _HOME = {
     "MaskedSeparableConv2D": "layers",
     "MaskedEinsumDense": "layers",
     "masked_kernels": "traversal",
+    "set_density": "traversal",
     "Normalization": "normalization",
     "initialize": "initializers",
     "Ticket": "ticket",

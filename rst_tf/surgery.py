@@ -9,7 +9,7 @@ from keras.src.models import Functional  # no public name; Keras needs it to clo
 
 from rst_tf.binary_connect import BINARY_CLASS
 from rst_tf.layers import MASKED_CLASS, MaskedKernel
-from rst_tf.masks import Count, Granularity
+from rst_tf.masks import Allocation, Count, Gain, Granularity
 from rst_tf.traversal import finalize_statistics, masked_kernels, masked_layers
 
 _PLAIN_CLASS = {
@@ -26,6 +26,8 @@ def masked(
     search: bool = False,
     density: float = 1.0,
     count: Count = "nearest",
+    allocation: Allocation = "layerwise",
+    gain: Gain = "none",
     dense: Sequence[str] = (),
 ) -> keras.Model:
     """A copy of a model whose kernels have masks, all one: the same outputs.
@@ -40,6 +42,10 @@ def masked(
         search: Freeze the weights and train scores (edge-popup); masks then follow the scores.
         density: In a search, the fraction of each kernel kept, in (0, 1].
         count: In a search, how the density becomes a number.
+        allocation: In a search, layerwise, or one threshold for all: global, global_floor. For
+            fractions by size see `set_density`.
+        gain: mean has layers see signs only, times the mean magnitude of what each keeps; then the
+            outputs are other ones.
         dense: Names of layers to leave as they are.
 
     Raises:
@@ -60,6 +66,8 @@ def masked(
         "search": search,
         "density": density,
         "count": count,
+        "allocation": allocation,
+        "gain": gain,
     }
     named = set(dense)
 

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from trainings import QUICK, files, read
 
+import rst_tf as rst
 from experiments.fine_tuning import FineTuning
 from experiments.scratch_tickets import ScratchTickets
 from experiments.training import Session
@@ -211,6 +212,18 @@ def test_a_network_gets_densities_of_its_own_by_layer_and_keeps_them_in_a_file(t
     assert [m.layer.density for m in masked_kernels(again)] == expected
     set_density(network, 0.5)
     assert {m.layer.density for m in kernels} == {0.5}
+
+
+def test_ones_own_model_is_searched_in_the_same_ways():
+    model = keras.Sequential([keras.Input((7,)), keras.layers.Dense(9), keras.layers.Dense(2)])
+    network = rst.masked(model, search=True, density=0.3, allocation="global", gain="mean")
+    assert sum(m.kept for m in masked_kernels(network)) == masks.count(81, 0.3)
+    assert {m.layer.gain for m in masked_kernels(network)} == {"mean"}
+    network = rst.masked(model, search=True, count="rst")
+    rst.set_density(network, 0.3, power=0.0)
+    shares = masks.adaptive_densities([18, 63], 0.3, 0.0)
+    assert [m.layer.density for m in masked_kernels(network)] == shares
+    assert all(m.kept in (12, 13) for m in masked_kernels(network))
 
 
 def test_layers_without_scores_take_no_part():
