@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from experiments import checkpoint
+from experiments._jumps import Jumps
 from experiments.interruption import Interrupted
 from experiments.training import Events
 from rst_tf import strategies
@@ -36,6 +37,9 @@ class Watch(keras.callbacks.Callback):
         self.sizes: Sequence[int] = ()
         self.best, self.best_valid = -1.0, {}
         self._resumed = False
+        threshold = session.settings.track_jumps
+        folder = session.workdir.path / "jumps"
+        self.jumps = None if threshold is None else Jumps(folder, threshold)
 
     def stops(self) -> set[int]:
         """The steps at which something has to happen."""
@@ -47,6 +51,9 @@ class Watch(keras.callbacks.Callback):
         header = checkpoint.restore(
             workdir.checkpoint, _variables(trainer), workdir.identity, self.round
         )
+        step = -1 if header is None else header["step"]
+        if self.jumps is not None:
+            self.jumps.go_back(self.round, step)
         if header is None:
             workdir.go_back(self.round)
             return self.first
@@ -128,6 +135,8 @@ class Watch(keras.callbacks.Callback):
         self.progress.note(valid)
         attacked = valid["robust_accuracy"] is not None
         score = valid["robust_accuracy" if attacked else "accuracy"]
+        if self.jumps is not None:
+            self.jumps.at(self.round, self.step, score, self.session.network)
         asked = self.session.settings.may_be_best(self.step, self.session.steps_per_epoch)
         if asked and score > self.best:
             self.best, self.best_valid = score, valid

@@ -54,6 +54,9 @@ class Training(Experiment):
         l1: Weight of the L1 norm of the surviving kernel weights in the training loss.
         seed: Of initial weights, data order and attack starts.
         jit: Use XLA: auto does so unless the network has convolutions.
+        track_jumps: Keep masks and normalisation statistics around a jump, and report on them in
+            `jumps/`: three evaluations between which the validation accuracy (under attack, if
+            there is one) falls and rises again by more than this fraction; none keeps nothing.
     """
 
     data: Data = Data()
@@ -71,6 +74,7 @@ class Training(Experiment):
     l1: float = 0.0
     seed: int = 0
     jit: Literal["auto", "on", "off"] = "auto"
+    track_jumps: float | None = None
 
     def __post_init__(self):
         if self.batch_size < 1:
@@ -82,6 +86,10 @@ class Training(Experiment):
         if self.eval_schedule not in ("exact", "published"):
             raise ValueError(
                 f"eval_schedule must be exact or published; received {self.eval_schedule!r}"
+            )
+        if self.track_jumps is not None and not 0 < self.track_jumps < 1:
+            raise ValueError(
+                f"track_jumps must be in (0, 1); received track_jumps={self.track_jumps!r}"
             )
         parsed(self.initializer)
         if not 0 <= self.l1 < math.inf:
@@ -305,6 +313,10 @@ class Session:
             raise RunError(f"round {round_number}: {error}") from error
         except tf.errors.InvalidArgumentError as error:  # a damaged image, for one
             raise in_words(error) or error from error
+        if watch.jumps is not None:
+            from rst_tf.analysis import jumps
+
+            print(f"jumps in accuracy: {jumps.write(watch.jumps.folder)}", file=sys.stderr)
         self.save_ticket(f"round_{round_number:02d}")
         self.workdir.checkpoint.unlink(missing_ok=True)
 
