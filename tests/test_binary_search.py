@@ -221,7 +221,7 @@ def test_ones_own_model_is_searched_in_the_same_ways():
     assert {m.layer.gain for m in masked_kernels(network)} == {"mean"}
     network = rst.masked(model, search=True, count="rst")
     rst.set_density(network, 0.3, power=0.0)
-    shares = masks.adaptive_densities([18, 63], 0.3, 0.0)
+    shares = masks.adaptive_densities([63, 18], 0.3, 0.0)
     assert [m.layer.density for m in masked_kernels(network)] == shares
     assert all(m.kept in (12, 13) for m in masked_kernels(network))
 
