@@ -15,14 +15,15 @@ class Set(NamedTuple):
 
 
 class Search(NamedTuple):
-    """A row of the published searches; all have SGD .1, a cosine, 400 epochs of batches of 256."""
+    """A row of the published searches; all have SGD .1, a cosine, and batches of 256."""
 
     source: str
     depth: int
     initializer: str = "binary"
     score_scale: float = 0.01
     score_fan: str = "none"
-    trades: bool = False
+    trained: str = "adversarial"
+    epochs: int = 400
 
 
 class Dense(NamedTuple):
@@ -30,7 +31,8 @@ class Dense(NamedTuple):
 
     source: str
     depth: int
-    trades: bool = False
+    trained: str = "adversarial"
+    epochs: int = 400
 
 
 class Tuned(NamedTuple):
@@ -62,11 +64,20 @@ SEARCHES = {
     **{f"binary_{s}_resnet{depth}": Search(s, depth) for s in SETS for depth in DEPTHS},
     **{f"binary_{s}_resnet34_uniform": Search(s, 34, "uniform_pm1") for s in SETS},
     "binary_cifar10_resnet34_signed_constant": Search("cifar10", 34, *_CORRECT),
-    "binary_cifar10_resnet34_trades": Search("cifar10", 34, trades=True),
+    "binary_cifar10_resnet34_trades": Search("cifar10", 34, trained="trades"),
+    **{
+        f"binary_{s}_resnet{depth}_fast": Search(s, depth, trained="fast", epochs=100)
+        for s in SETS
+        for depth in DEPTHS
+    },
 }
 DENSE = {
     **{f"binary_{s}_resnet{depth}_dense": Dense(s, depth) for s in SETS for depth in DEPTHS},
-    **{f"binary_{s}_resnet34_dense_trades": Dense(s, 34, trades=True) for s in SETS},
+    **{
+        f"binary_{s}_resnet34_dense_{trained}": Dense(s, 34, trained)
+        for s in SETS
+        for trained in ("trades", "fast")
+    },
 }
 TUNED = {
     **{f"binary_{s}_finetune": Tuned(s, "inherited", "kaiming_normal", "kept") for s in SETS},
@@ -83,7 +94,12 @@ SMALL = {
     "binary_small_resnet50_p01": Small(50, (23, 25, 27, 31), *_SLOWLY),
     "binary_small_resnet50_p1": Small(50, (7, 13, 26, 51), *_SLOWLY),
 }
-COMPLETE = (*SEARCHES, *DENSE, *TUNED)
+IMAGENET = {  # what the preset of the same network for CIFAR-10 is
+    "binary_imagenet100_resnet34": "binary_cifar10_resnet34_fast",
+    "binary_imagenet100_resnet50": "binary_cifar10_resnet50_fast",
+    "binary_imagenet100_resnet34_dense": "binary_cifar10_resnet34_dense_fast",
+}
+COMPLETE = (*SEARCHES, *DENSE, *TUNED, *IMAGENET)
 CONNECT = "binary_connect"
 OVERLAYS = (*SMALL, CONNECT)
 
