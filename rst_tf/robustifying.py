@@ -115,6 +115,8 @@ def robustify(
     check_density(density)
     judge_by = PGD(epsilon, norm, steps=20)
     objective = objective or Trades(PGD(epsilon, norm, steps=10, start="gaussian"))
+    if objective.keeps_noise:
+        raise ValueError(f"objective must not keep perturbations of examples; received {objective}")
     plan = _plan(density, epochs, rounds)
     data = _read(train, validation, batch_size, seed)
     _check_shape(model, data.shape)
@@ -126,6 +128,8 @@ def robustify(
     lines = [measured("given", network, judge(*data.report))]
     trainer = RobustTrainer(network, objective, seed=seed)
     trainer.compile(_built(optimizer or Adam(schedule=Cosine()), total, data.steps))
+    if objective.epsilon_schedule is not None:
+        trainer.schedule_epsilon(total, data.steps)
     guard = MaskGuard()
     course = _Course(plan, lambda: judge(*data.valid), guard, verbose)
     trainer.fit(

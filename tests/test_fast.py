@@ -234,6 +234,10 @@ REFUSED = {
     "nothing kept": (never_kept, r"call keep_noise\(number of examples, shape, pad\) before fit"),
     "memory": (too_large, r"memory_limit is below what 20,000 .* received memory_limit=0.001"),
     "resized": (lambda: data("resized_crop_flip"), "places cannot tell where a resized image"),
+    "resized in a run": (
+        lambda: dataclasses.replace(RUN, data=Data(augment="resized_crop_flip")),
+        "data.augment must be crop_flip, flip or none .* received 'resized_crop_flip'",
+    ),
     "stored": (lambda: Fast(0.1, stored="int4"), "unknown stored 'int4'"),
     "block": (lambda: Fast(0.1, block=0), "block must be at least 1; received block=0"),
     "beta": (lambda: Fast(0.1, beta=-1.0), "beta must be at least 0; received beta=-1.0"),

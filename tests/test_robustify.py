@@ -14,6 +14,7 @@ from networks import easy_data
 from rst_tf import (
     PGD,
     Adversarial,
+    Fast,
     data,
     evaluate,
     masked_kernels,
@@ -22,6 +23,7 @@ from rst_tf import (
     robustify,
 )
 from rst_tf.robustifying import _plan, _warn_of_slow_statistics
+from rst_tf.schedules import Linear
 from rst_tf.traversal import masked_layers
 
 EPSILON = 0.15
@@ -232,6 +234,11 @@ REFUSED = {
     "valid pixels": (lambda: {"validation": (2 * X, Y)}, r"validation: x_train must lie in"),
     "dataset alone": (lambda: {"train": in_batches(), "validation": None}, "must be given with"),
     "dataset batch": (lambda: {"train": in_batches(), "batch_size": 9}, "batch_size has no effect"),
+    "kept noise": (lambda: {"objective": Fast(0.1)}, "objective must not keep perturbations"),
+    "schedule": (
+        lambda: {"objective": Adversarial(PGD(0.1), epsilon_schedule=Linear(2.0, 1.0))},
+        r"epsilon_schedule must stay in \[0, 1\]",
+    ),
     "endless": (lambda: {"train": in_batches().repeat()}, "train must end"),
 }
 
