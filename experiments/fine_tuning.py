@@ -18,6 +18,10 @@ from rst_tf.ticket import Ticket
 class FineTuning(Training):
     """Train the kept weights of a ticket, or all weights from where the ticket leaves them.
 
+    They become real numbers. Only where the ticket's layers see signs (`gain=mean`, binary weights)
+    they go on to: what is trained then are the numbers behind the signs. Liu et al. (2022) redrew
+    and reset all but the shortcuts and the classifier; here it is all.
+
     Args:
         ticket: Folder of a finished run (its best ticket, by validation) or a ticket file.
         network: none takes the ticket's network; another one than that is refused.
@@ -84,11 +88,13 @@ class FineTuning(Training):
                 session.train(0)
 
     def _prepare(self, network) -> None:
+        from rst_tf.binary_connect import clamp
         from rst_tf.traversal import masked_kernels, reset_statistics
 
         self._load().apply(network, weights=True)
         if self.weights == "reinit":
             redraw_kernels(network, subseed(self.seed, "fine_tuning")[0], self.initializer)
+            clamp(network)
         if self.weights == "full":
             for masked in masked_kernels(network):
                 masked.kernel.assign(masked.kernel * masked.mask)

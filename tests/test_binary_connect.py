@@ -139,6 +139,18 @@ def test_latent_weights_move_stay_within_one_and_learn(weights, optimizer):
         assert np.all(masked.mask.numpy() == 1)
 
 
+@pytest.mark.parametrize("weights", ["real", "binary"])
+def test_initial_weights_of_binary_layers_alone_are_clamped(weights):
+    net = NETWORKS["conv"].build((16, 16, 1), 4, models.masked_parts(weights=weights))
+    initialize(net, 3, "kaiming_normal")
+    drawn = [m.kernel.numpy() for m in masked_kernels(net)]
+    clamp(net)
+    assert max(k.max() for k in drawn) > 1
+    for before, masked in zip(drawn, masked_kernels(net), strict=True):
+        wanted = before if weights == "real" else np.clip(before, -1, 1)
+        np.testing.assert_array_equal(masked.kernel, wanted)
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [("resnet", KINDS[0]), *(("conv", k) for k in KINDS)], ids=str
 )
