@@ -167,7 +167,12 @@ def test_an_example_does_not_depend_on_its_batch(name):
     np.testing.assert_allclose(part, whole[order], atol=2e-5)
 
 
-@every_attack
+COMPILED = ("fgsm-rs", "pgd", "pgd-best-l2-restarts", "cw", "apgd-t", "fab", "square")
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in COMPILED else pytest.param(n, marks=pytest.mark.slow) for n in EVERY]
+)
 def test_is_the_same_in_a_graph_with_and_without_xla(name):
     attack, y = EVERY[name], labels(name)
     eager = run(attack, y=y, seed=7)
@@ -514,8 +519,7 @@ def test_epsilon_has_no_default():
 
 
 @pytest.mark.parametrize("jit", [False, True])
-@pytest.mark.parametrize("n", [1, 2, 7])
-@pytest.mark.parametrize("early_stop", [False, True])
+@pytest.mark.parametrize(("n", "early_stop"), [(1, False), (2, True), (7, False), (7, True)])
 def test_two_lanes_give_what_the_whole_batch_gives(n, early_stop, jit):
     network = MLP(hidden=(20,)).build((6, 6, 1), 4)
     chance = np.random.default_rng(n)
