@@ -152,7 +152,8 @@ def test_initial_weights_of_binary_layers_alone_are_clamped(weights):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("resnet", KINDS[0]), *(("conv", k) for k in KINDS)], ids=str
+    ("name", "kind"),
+    [*(("conv", k) for k in KINDS), pytest.param("resnet", KINDS[0], marks=pytest.mark.slow)],
 )
 def test_every_copy_gives_the_same_logits(name, kind, tmp_path):
     net = network(name, *kind)

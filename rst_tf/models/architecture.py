@@ -239,7 +239,11 @@ def build(description: Mapping[str, Any]):
     import keras
 
     if "keras" in description:
-        from rst_tf import layers, normalization  # noqa: F401  (their classes must be registered)
+        from rst_tf import (  # noqa: F401  (their classes must be registered)
+            binary_connect,
+            layers,
+            normalization,
+        )
 
         return keras.models.model_from_json(json.dumps(description["keras"]))
     arguments = dict(description["architecture"])
