@@ -165,11 +165,11 @@ def runs_of(bound: Bound, workdir: Path) -> dict[Path, Any]:
 
 def evaluations_of(bound: Bound, runs: dict[Path, Any]) -> dict[Path, Any]:
     """The robustness reports that `--autoattack` asks for, by folder."""
-    from experiments.evaluation import Evaluation
-
     images = bound.options.autoattack
     if images is None:
         return {}
+    from experiments.evaluation import Evaluation
+
     attack = getattr(bound.config, "judged_by", None)
     if attack is None:
         kind = bound.values["experiment"]
