@@ -101,7 +101,8 @@ IMAGENET = {  # what the preset of the same network for CIFAR-10 is
 }
 COMPLETE = (*SEARCHES, *DENSE, *TUNED, *IMAGENET)
 CONNECT = "binary_connect"
-OVERLAYS = (*SMALL, CONNECT)
+SMALL_IMAGENET = "binary_small_imagenet100_resnet34_p01"
+OVERLAYS = (*SMALL, CONNECT, SMALL_IMAGENET)
 
 
 def network_of(source: str, depth: int, affine: bool) -> ResNet:

@@ -4,7 +4,17 @@ import dataclasses
 
 import numpy as np
 import pytest
-from binary_presets import CONNECT, DENSE, IMAGENET, SEARCHES, SETS, SMALL, TUNED, network_of
+from binary_presets import (
+    CONNECT,
+    DENSE,
+    IMAGENET,
+    SEARCHES,
+    SETS,
+    SMALL,
+    SMALL_IMAGENET,
+    TUNED,
+    network_of,
+)
 from PIL import Image
 
 import run_experiments
@@ -149,6 +159,28 @@ def test_imagenet100_is_the_row_of_cifar_on_large_images(preset):
     )
 
 
+def test_the_small_network_of_imagenet100_is_its_row():
+    over = "binary_imagenet100_resnet34_dense"
+    dense, names = config_of(over), f"{over},{SMALL_IMAGENET}"
+    channels = SMALL["binary_small_resnet34_p01"].channels
+    small = dataclasses.replace(
+        dense,
+        network=dataclasses.replace(dense.network, stage_channels=channels),
+        objective=dataclasses.replace(dense.objective, label_smoothing=0.1),
+        optimizer=dataclasses.replace(dense.optimizer, momentum=0.875, weight_decay=2**-15),
+        batch_size=256,
+    )
+    assert config_of(names) == small
+    flags = "--batch_size=512", "--objective.label_smoothing=0"
+    assert config_of(f"{names},{CONNECT}", *flags) == dataclasses.replace(
+        small,
+        weights="binary",
+        objective=dense.objective,
+        optimizer=Adam(5e-4, COSINE, 5e-4, decay="coupled"),
+        batch_size=512,
+    )
+
+
 PRINTED = {  # accuracy, AutoAttack accuracy in the paper's repository
     "binary_cifar10_resnet34": [77.30, 45.06],
     "binary_cifar10_resnet18": [72.35, 39.65],
@@ -163,7 +195,7 @@ PRINTED = {  # accuracy, AutoAttack accuracy in the paper's repository
 
 
 def test_only_printed_numbers_are_expected():
-    for preset in (*SEARCHES, *DENSE, *TUNED, *IMAGENET, CONNECT):
+    for preset in (*SEARCHES, *DENSE, *TUNED, *IMAGENET, CONNECT, SMALL_IMAGENET):
         expected = command_line.read_preset(preset).about["expected"]
         if preset in PRINTED:
             assert expected["origin"].startswith("printed")
