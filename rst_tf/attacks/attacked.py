@@ -1,5 +1,6 @@
 """What is attacked: a Keras model, a SavedModel, a file or a callable, as a function to logits."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def load(path: str | Path):
     if path.is_dir() and (path / "saved_model.pb").exists():
         return tf.saved_model.load(str(path))
     if path.is_file() and path.suffix == ".keras":
+        for module in ("layers", "normalization", "binary_connect"):
+            importlib.import_module(f"rst_tf.{module}")  # the layers that the file may hold
         return keras.models.load_model(path, compile=False)
     there = "is not one" if path.exists() else "does not exist"
     raise ValueError(
