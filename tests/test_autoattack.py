@@ -382,6 +382,20 @@ def test_notices(check):
     assert found.warnings
 
 
+def one_logit(x):
+    """All logits but the label's are cut off, as in a sparse network: DLR is constant."""
+    z = digits.network()(x)
+    return tf.where(z == tf.reduce_max(z, axis=-1, keepdims=True), z, 0.0)
+
+
+@pytest.mark.parametrize(("model", "level"), [(signs, "error"), (one_logit, "warning")])
+def test_tells_which_loss_has_no_gradient(model, level):
+    found = run(model, X[:20], Y[:20], quick(attacks=("fgsm",))).findings
+    (noticed,) = [f for f in found if f.check == "zero gradient"]
+    assert noticed.level == level
+    assert ("of cross-entropy at 0 " in noticed.text) == (level == "warning")
+
+
 def test_is_silent_about_an_honest_network(whole):
     assert whole.findings == () and whole.warnings == ()
 

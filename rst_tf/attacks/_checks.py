@@ -86,23 +86,27 @@ def _dynamic(logits, x) -> list[Finding]:
 
 
 def without_gradient(logits, images, classes: int):
-    """A traced function: at which images [n, ...] of labels [n] DLR has no gradient at all, [n].
+    """A traced function: at which images [n, ...] of labels [n] losses have no gradient at all.
 
-    Those that are misclassified do not count: DLR is constant where the label ranks third.
+    It gives bool [losses, n], for DLR and cross-entropy, or with two classes cross-entropy alone.
+    Misclassified images do not count: DLR is constant where the label ranks third.
 
     Args:
         logits: From images to logits.
         images: Their `TensorSpec`.
-        classes: Number of logits; with two, cross-entropy stands in.
+        classes: Number of logits.
     """
     from rst_tf.attacks import _losses as losses
 
-    loss = losses.difference_of_logits_ratio if classes > 2 else losses.cross_entropy
+    climbed = [losses.difference_of_logits_ratio] if classes > 2 else []
 
     @tf.function(input_signature=[images, tf.TensorSpec([None], tf.int32)], autograph=False)
     def flat(x, y):
-        _, gradient, z = value_and_gradient(logits, lambda z: loss(z, y), x)
-        return (NORMS["linf"].size(gradient) == 0) & ~losses.defeated(z, y)
+        found = []
+        for loss in (*climbed, losses.cross_entropy):
+            _, gradient, z = value_and_gradient(logits, lambda z, loss=loss: loss(z, y), x)
+            found.append((NORMS["linf"].size(gradient) == 0) & ~losses.defeated(z, y))
+        return tf.stack(found)
 
     return flat
 
@@ -118,16 +122,19 @@ def zero_gradients(flat, x, y, size: int) -> list[Finding]:
         y: Labels [n].
         size: Images at a time.
     """
-    count = 0
+    counts = 0
     for at in range(0, len(x), size):
         part = x[at : at + size]
         noise = random.example_uniform(at, np.arange(len(part)), x.shape[1:])
         images = np.clip(part + 1e-3 * (2 * noise.numpy() - 1), 0, 1)
-        count += int(flat(images, y[at : at + size]).numpy().sum())
-    if not count:
+        counts += flat(images, y[at : at + size]).numpy().sum(axis=1)
+    if not np.any(counts):
         return []
-    level = "error" if count > 0.01 * len(x) else "warning"
-    text = f"no gradient at {count} of {len(x)} images: gradient attacks cannot move them"
+    text = f"no gradient of cross-entropy at {counts[-1]}"
+    if len(counts) > 1:
+        text = f"no gradient of DLR at {counts[0]}, of cross-entropy at {counts[-1]}"
+    level = "error" if counts[-1] > 0.01 * len(x) else "warning"
+    text += f" of {len(x)} images: such attacks cannot move them"
     return [Finding("zero gradient", level, text)]
 
 
