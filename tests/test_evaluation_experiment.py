@@ -67,6 +67,14 @@ def test_every_source_is_a_network(kind, tmp_path):
     assert tuple(logits.shape) == (2, 10)
 
 
+def test_a_switch_is_not_told_as_its_first_ticket(tmp_path):
+    from rst_tf.robustness import facts
+
+    found = facts.of_model(network_of(SOURCES["switch"][0](tmp_path)))
+    assert found["kind"] == "Switch" and found["architecture"].endswith("2 tickets")
+    assert not {"density", "nonzero", "parameters"} & set(found)
+
+
 NAMES = {
     "zoo:fashion_conv_10": "fashion_conv_10",
     "runs/mine": "mine",

@@ -16,6 +16,12 @@ def of_model(model) -> dict[str, Any]:
     """
     import keras
 
+    from rst_tf.switch import Switch
+
+    if isinstance(model, Switch):  # whose weights at rest are those of its first ticket
+        found = _of_network(model)
+        names = f"{model.network.name}, {len(model.tickets)} tickets"
+        return {"kind": "Switch", "architecture": names, "fingerprint": found["fingerprint"]}
     if isinstance(model, keras.Model):
         return _of_network(model)
     values = [np.asarray(v) for v in getattr(model, "variables", ())]
