@@ -68,7 +68,8 @@ class Evaluation(Experiment):
         from rst_tf.robustness.report import RobustnessReport, report
 
         model = network_of(self.source)
-        splits = (self.data or data_of(self.source[0])).load()
+        data = self.data or data_of(self.source[0])
+        splits = data.load()
         test = splits.test.limited(self.limit)
         dataset = {"fingerprint": splits.fingerprint, "test_examples": len(test)}
         with contextlib.closing(Workdir(workdir, to_dict(self), dataset)) as claimed:
@@ -92,7 +93,7 @@ class Evaluation(Experiment):
                     batch_size=self.batch_size,
                     index=test.index,
                     name=self.name or self._title(),
-                    dataset=(self.data or data_of(self.source[0])).source,
+                    dataset=data.source,
                     state=claimed.path / "state.npz",
                 )
                 made.save_html(claimed.path / "report.html")

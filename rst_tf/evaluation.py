@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from rst_tf.attacks.attack import Attack, logits_of
+from rst_tf.attacks.attack import Attack, check_examples, logits_of
 from rst_tf.data import Split, evaluation_batches
 from rst_tf.data.images import in_words
 
@@ -151,7 +151,7 @@ def batches_of(x, y, index, size: int):
 def _slices(x, y, index, size: int):
     """Batches of (images, labels, identities) of arrays."""
     x, y = np.asarray(x, np.float32), np.asarray(y)
-    check_batch(x, y)
+    check_examples(x, y)
     index = np.arange(len(x)) if index is None else np.asarray(index)
     for first in range(0, len(x), size):
         yield [a[first : first + size] for a in (x, y.astype(np.int32), index)]
@@ -163,7 +163,7 @@ def _read(split: Split, size: int):
 
     try:
         for images, labels in evaluation_batches(split, size).as_numpy_iterator():
-            check_batch(images["image"], labels)
+            check_examples(images["image"], labels)
             yield [images["image"], labels, images["index"]]
     except tf.errors.InvalidArgumentError as error:  # a damaged image, for one
         raise in_words(error) or error from error
@@ -173,15 +173,3 @@ def filled(batch: np.ndarray, size: int) -> np.ndarray:
     """The batch padded with its first row to a fixed size, so that nothing is traced twice."""
     missing = size - len(batch)
     return np.concatenate([batch, np.repeat(batch[:1], missing, axis=0)]) if missing else batch
-
-
-def check_batch(x: np.ndarray, y: np.ndarray) -> None:
-    """Raises ValueError unless x are images in [0, 1] and y their labels."""
-    if len(x) == 0 or len(x) != len(y):
-        raise ValueError(f"x and y must be of one length above 0; received {len(x)} and {len(y)}")
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
-        raise ValueError(f"y must be integer labels [n]; received {y.dtype} of shape {y.shape}")
-    if not (x.min() >= 0 and x.max() <= 1):
-        raise ValueError(f"x must be images in [0, 1]; received {x.min()} to {x.max()}")
-    if y.min() < 0:
-        raise ValueError(f"y must be labels from 0; received {y.min()}")

@@ -6,10 +6,7 @@ import tensorflow as tf
 from rst_tf.attacks import _checks
 from rst_tf.attacks._losses import answer
 from rst_tf.attacks.attacked import attacked, logarithms
-from rst_tf.attacks.outcome import Finding
-
-DRAWS = 20
-"""Forward passes whose mean judges a randomised model."""
+from rst_tf.attacks.outcome import DRAWS, Finding
 
 
 class Attacker:

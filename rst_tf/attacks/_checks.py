@@ -19,18 +19,6 @@ PROBABILITIES = Finding(
 )
 
 
-def check_examples(x: np.ndarray, y: np.ndarray) -> None:
-    """Raises ValueError unless x are images in [0, 1] and y their labels."""
-    if len(x) == 0 or len(x) != len(y):
-        raise ValueError(f"x and y must be of one length above 0; received {len(x)} and {len(y)}")
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
-        raise ValueError(f"y must be integer labels [n]; received {y.dtype} of shape {y.shape}")
-    if not (x.min() >= 0 and x.max() <= 1):
-        raise ValueError(f"x must be images in [0, 1]; received {x.min()} to {x.max()}")
-    if y.min() < 0:
-        raise ValueError(f"y must be labels from 0; received {y.min()}")
-
-
 def are_probabilities(outputs: np.ndarray) -> bool:
     """Whether outputs [n, classes] are a softmax's: between 0 and 1, rows that sum to 1."""
     sums = outputs.sum(-1)

@@ -8,11 +8,11 @@ import tensorflow as tf
 
 from rst_tf import random
 from rst_tf.attacks import _checks
-from rst_tf.attacks._attacker import DRAWS, Attacker
+from rst_tf.attacks._attacker import Attacker
 from rst_tf.attacks._geometry import NORMS
 from rst_tf.attacks._progress import Progress
 from rst_tf.attacks._state import State
-from rst_tf.attacks.outcome import ROBUST, WRONG, Finding, Outcome
+from rst_tf.attacks.outcome import DRAWS, ROBUST, WRONG, Finding, Outcome
 
 _SAVE_EVERY = 20.0  # seconds
 

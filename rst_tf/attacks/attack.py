@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
+
 from rst_tf.registry import Registry, choices
 
 Norm = Literal["linf", "l2"]
@@ -205,6 +207,18 @@ def checked_batch(x, y):
         if not (low >= 0 and high <= 1):
             raise ValueError(f"x must be images in [0, 1]; received values from {low} to {high}")
     return x, tf.cast(y, tf.int32)
+
+
+def check_examples(x: np.ndarray, y: np.ndarray) -> None:
+    """Raises ValueError unless x are images in [0, 1] and y their labels."""
+    if len(x) == 0 or len(x) != len(y):
+        raise ValueError(f"x and y must be of one length above 0; received {len(x)} and {len(y)}")
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer):
+        raise ValueError(f"y must be integer labels [n]; received {y.dtype} of shape {y.shape}")
+    if not (x.min() >= 0 and x.max() <= 1):
+        raise ValueError(f"x must be images in [0, 1]; received {x.min()} to {x.max()}")
+    if y.min() < 0:
+        raise ValueError(f"y must be labels from 0; received {y.min()}")
 
 
 def _short(value) -> str:

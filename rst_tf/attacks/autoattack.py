@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from rst_tf.attacks.attack import Attack, Norm
+from rst_tf.attacks.attack import Attack, Norm, check_examples
 from rst_tf.attacks.named import VERSIONS, name_of, named
 from rst_tf.attacks.outcome import Outcome
 
@@ -102,12 +102,11 @@ class AutoAttack:
                 images; the state of another run.
         """
         from rst_tf.attacks._attacker import Attacker
-        from rst_tf.attacks._checks import check_examples
         from rst_tf.attacks._survivors import Survivors
 
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; received batch_size={batch_size!r}")
-        x, y = np.asarray(x, np.float32), _labels(y)
+        x, y = np.asarray(x, np.float32), integer_labels(y)
         check_examples(x, y)
         attacker = model if isinstance(model, Attacker) else self.against(model, x[:batch_size])
         if attacker.auto != self:
@@ -137,8 +136,8 @@ class AutoAttack:
         )
 
 
-def _labels(y) -> np.ndarray:
-    """Integer labels, also of one-hot rows."""
+def integer_labels(y) -> np.ndarray:
+    """Labels [n], also of one-hot rows [n, classes]."""
     y = np.asarray(y)
     if y.ndim == 2 and y.shape[1] > 1 and np.isin(y, (0, 1)).all() and (y.sum(1) == 1).all():
         return y.argmax(1)

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 
 WRONG, ROBUST = -2, -1
+DRAWS = 20
+"""Calls of a randomised network whose mean counts, for gradients and for answers."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Outcome:
     labels: np.ndarray
     images: np.ndarray | None
     seconds: tuple[float, ...]
-    passes: tuple[tuple[int, int], ...] = ()
+    passes: tuple[tuple[int, int], ...]
     findings: tuple[Finding, ...] = ()
     largest: float = 0.0
 

@@ -5,10 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from rst_tf.attacks.attack import Attack
-from rst_tf.attacks.outcome import ROBUST, WRONG
-
-DRAWS = 20
-"""Calls of a randomised network whose mean counts, for gradients and for answers."""
+from rst_tf.attacks.outcome import DRAWS, ROBUST, WRONG
 
 
 class Case:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from rst_tf.attacks.attack import Norm
+from rst_tf.attacks.attack import Norm, check_examples
 from rst_tf.attacks.attacked import load
-from rst_tf.attacks.autoattack import AutoAttack, Version
+from rst_tf.attacks.autoattack import AutoAttack, Version, integer_labels
 from rst_tf.attacks.fgsm import FGSM
 from rst_tf.attacks.outcome import Outcome
 from rst_tf.robustness import battery as batteries
@@ -84,12 +84,10 @@ def report(
         ValueError: Images outside [0, 1], wrong labels, a model that gives no finite logits, an
             epsilon or a list that is none.
     """
-    from rst_tf.attacks._checks import check_examples
-
     started = time.monotonic()
     auto = AutoAttack(epsilon, norm, version, tuple(attacks))
     x, labels = np.asarray(x, np.float32), y
-    y = _labels(labels)
+    y = integer_labels(labels)
     check_examples(x, y)
     run = {"batch_size": batch_size, "index": index, "images": False}
     say, first = _speaker(progress), x[: max(batch_size, 1)]
@@ -185,12 +183,6 @@ def _looked(case: Case, battery: Battery, say) -> dict[str, Any]:
         "minimum_norms": norms,
         "surface": Surface(surface.offsets, surface.losses),
     }
-
-
-def _labels(y) -> np.ndarray:
-    """Integer labels, also of one-hot rows."""
-    y = np.asarray(y)
-    return y.argmax(1) if y.ndim == 2 and y.shape[1] > 1 else y
 
 
 def _deviations(auto: AutoAttack, outcome: Outcome) -> tuple[str, ...]:
