@@ -115,7 +115,7 @@ REFUSED = {
     "no such zoo entry": (dict(source=("zoo:nothing",)), "unknown zoo entry 'nothing'"),
     "no such folder": (dict(source=("no/where",)), "does not exist"),
     "epsilon": (dict(epsilon=8.0), "received epsilon=8.0"),
-    "attack": (dict(attacks=("pgdd",)), "did you mean 'pgd'?"),
+    "attack": (dict(attacks=("pgdd",)), "attacks holds 'pgdd': unknown attack 'pgdd'; did you"),
     "limit": (dict(limit=0), "limit must be at least 1"),
     "batch": (dict(batch_size=0), "batch_size must be at least 1"),
 }

@@ -57,7 +57,10 @@ class AutoAttack:
 
     def _one(self, item) -> Attack:
         if isinstance(item, str):
-            return named(item, self.epsilon, self.norm)
+            try:
+                return named(item, self.epsilon, self.norm)
+            except ValueError as error:
+                raise ValueError(f"attacks holds {item!r}: {error}") from error
         if not isinstance(item, Attack):
             raise ValueError(f"attacks must be names or Attack objects; received {item!r}")
         if (item.epsilon, item.norm) != (self.epsilon, self.norm):
