@@ -5,9 +5,10 @@ import dataclasses
 import itertools
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from experiments.companion import Companion, all_shown
 from experiments.experiment import Experiment, RunError
 from experiments.interruption import Wish, stop_wishes
 from experiments.workdir import Workdir
@@ -51,6 +52,9 @@ class Training(Experiment):
             `eval_every` steps within it.
         eval_limit: Evaluate on so many images of each split, a fixed stratified draw; none takes
             all.
+        eval_train: Evaluate on so many training images as well, without augmentation and by the
+            attack of every evaluation, a fixed stratified draw: rows of split `unaugmented`, whose
+            robust accuracy minus that of `test` is the robust generalisation gap; none takes none.
         l1: Weight of the L1 norm of the surviving kernel weights in the training loss.
         seed: Of initial weights, data order and attack starts.
         jit: Use XLA: auto does so unless the network has convolutions.
@@ -71,6 +75,7 @@ class Training(Experiment):
     eval_at: tuple[int | str, ...] = ()
     eval_schedule: Literal["exact", "published"] = "exact"
     eval_limit: int | None = None
+    eval_train: int | None = None
     l1: float = 0.0
     seed: int = 0
     jit: Literal["auto", "on", "off"] = "auto"
@@ -86,6 +91,10 @@ class Training(Experiment):
         if self.eval_schedule not in ("exact", "published"):
             raise ValueError(
                 f"eval_schedule must be exact or published; received {self.eval_schedule!r}"
+            )
+        if self.eval_train is not None and self.eval_train < 1:
+            raise ValueError(
+                f"eval_train must be at least 1; received eval_train={self.eval_train!r}"
             )
         if self.track_jumps is not None and not 0 < self.track_jumps < 1:
             raise ValueError(
@@ -169,6 +178,8 @@ class Session:
             "valid": _limited(self.splits.valid, settings.eval_limit),
             "test": _limited(self.splits.test, settings.eval_limit),
         }
+        if settings.eval_train is not None:
+            self.evaluated["unaugmented"] = _limited(self.splits.train, settings.eval_train)
         if workdir is not None:
             self._claim(workdir)
 
@@ -223,8 +234,7 @@ class Session:
             "classes": self.splits.classes,
             "shape": list(self.splits.shape),
             "train_examples": len(self.splits.train),
-            "valid_examples": len(self.evaluated["valid"]),
-            "test_examples": len(self.evaluated["test"]),
+            **{f"{name}_examples": len(part) for name, part in self.evaluated.items()},
         }
 
     def load_ticket(self, name: str) -> Ticket:
@@ -280,7 +290,8 @@ class Session:
         first_step: int = 0,
         events: Events | None = None,
         at_start: Callable[[int], None] | None = None,
-    ) -> None:
+        companions: Sequence[Companion] = (),
+    ) -> int:
         """Trains the network as it is, or as its last checkpoint is, and stores its tickets.
 
         Args:
@@ -288,6 +299,10 @@ class Session:
             first_step: Steps that count as done already; schedule and data order go on from it.
             events: What is done with the trainer at certain steps, before they are evaluated.
             at_start: Gets the step from which the training begins or goes on.
+            companions: What goes along with the round, and may change or end it.
+
+        Returns:
+            The step at which it ended.
 
         Raises:
             RunError: The loss is not finite, or a pruned weight moved.
@@ -306,12 +321,13 @@ class Session:
         if self.settings.objective.keeps_noise:
             kept = trainer.noise.numpy().nbytes
             print(f"perturbations of all images take {kept:,} bytes", file=sys.stderr)
-        watch = Watch(self, round_number, first_step, events or {})
+        guard = MaskGuard()
+        watch = Watch(self, round_number, first_step, events or {}, companions, guard)
         step = watch.resume(trainer)
         if at_start is not None:
             at_start(step)
         watch.sizes = calls(step, self.total, watch.stops(), STEPS_PER_CALL)
-        guards = [StopOnNonFinite(), MaskGuard(), watch]
+        guards = [StopOnNonFinite(), guard, watch]
         try:
             self.fit(trainer, step, watch.sizes, guards)
         except FloatingPointError as error:
@@ -322,8 +338,23 @@ class Session:
             from rst_tf.analysis import jumps
 
             print(f"jumps in accuracy: {jumps.write(watch.jumps.folder)}", file=sys.stderr)
-        self.save_ticket(f"round_{round_number:02d}")
+        with all_shown(companions):
+            self.save_ticket(f"round_{round_number:02d}")
+        for companion in companions:
+            companion.end()
         self.workdir.checkpoint.unlink(missing_ok=True)
+        return watch.step
+
+    @contextlib.contextmanager
+    def changed(self, **settings) -> Iterator[None]:
+        """Within it, rounds are trained under changed settings; evaluations stay what they were."""
+        own, total = self.settings, self.total
+        self.settings = dataclasses.replace(own, **settings)
+        self.total = self.steps(self.settings.train_steps, "train_steps")
+        try:
+            yield
+        finally:
+            self.settings, self.total = own, total
 
     def fit(self, trainer, first: int, sizes: Sequence[int], callbacks: Sequence) -> None:
         """Trains from step `first` on, in calls of these many steps."""

@@ -9,7 +9,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-SPLITS = ("train", "valid", "test")
+SPLITS = ("train", "valid", "test", "unaugmented")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Row:
     Args:
         round: Train-prune cycle; 0 is the dense network.
         step: Optimiser steps done within the round.
-        split: "train", "valid" or "test".
+        split: "train", "valid", "test" or "unaugmented" (training images without augmentation).
         density: Fraction of the masked weights that is kept, in (0, 1].
         kept: Number of weights kept.
         attack: The attack of the robust columns, in words, or None if there is none.
