@@ -16,6 +16,7 @@ from rst_tf.files import write_bytes
 
 _DAMAGE = (OSError, EOFError, LookupError, TypeError, ValueError, NotImplementedError)
 _HEADER = "header"
+_LONGEST_HEADER = 2**20
 
 
 def save(path: Path, variables: Sequence, header: Mapping[str, Any]) -> None:
@@ -54,7 +55,7 @@ def restore(path: Path, variables: Sequence, run: str, round_number: int) -> dic
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {info.filename: info.file_size for info in archive.infolist()}
-        _check_size(sizes, _HEADER, 2**16)
+        _check_size(sizes, _HEADER, _LONGEST_HEADER)
         with np.load(path, allow_pickle=False) as data:
             header = json.loads(data[_HEADER].tobytes())
             expected = header.pop("sha256")
