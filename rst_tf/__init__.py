@@ -23,6 +23,8 @@ _HOME = {
     "BinaryDepthwiseConv2D": "binary_connect",
     "BinaryActivation": "binary_connect",
     "masked_kernels": "traversal",
+    "operations": "multiply_adds",
+    "Operations": "multiply_adds",
     "set_density": "traversal",
     "Normalization": "normalization",
     "initialize": "initializers",

@@ -25,7 +25,7 @@ RANKS = (
     {"strategies"},
     {"masks"},
     {"layers", "traversal", "keras_optimizers", "binary_connect"},
-    {"surgery", "ticket", "ticket_file", "ticket_set", "tensorboard"},
+    {"surgery", "ticket", "ticket_file", "ticket_set", "tensorboard", "multiply_adds"},
     {"attacks"},
     {"objectives", "carried_noise"},
     {"trainer"},
