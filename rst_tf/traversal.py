@@ -1,7 +1,8 @@
 """A network from outside: its layers, masked kernels and trained variables, in a fixed order."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -30,7 +31,7 @@ def masked_layers(network) -> list[MaskedKernel]:
 
 def masked_kernels(network) -> list[MaskedVariable]:
     """The masked kernels of a network in traversal order; ValueError if it has none."""
-    found = [masked for layer in masked_layers(network) for masked in layer.masked.values()]
+    found = _every_masked(network)
     if not found:
         raise ValueError(
             f"network {network.name!r} has no masked layers, or is not built; "
@@ -120,13 +121,52 @@ def kernels_formed_once(network) -> Iterator[None]:
 
     For the loop of an attack, during which neither changes. No gradient reaches the weights.
     """
+    kernels = _every_masked(network)
+    with kernels_given(kernels, [ops.stop_gradient(masked.effective()) for masked in kernels]):
+        yield
+
+
+@contextlib.contextmanager
+def kernels_given(kernels: Sequence[MaskedVariable], values: Sequence) -> Iterator[None]:
+    """Within this context layers see these tensors in place of their masked kernels.
+
+    Args:
+        kernels: Masked kernels of a network.
+        values: For each of them a tensor of its shape.
+    """
     outside = formed.__dict__.get("kernels", {})
-    formed.kernels = outside | {
-        (id(layer), name): ops.stop_gradient(masked.effective())
-        for layer in masked_layers(network)
-        for name, masked in layer.masked.items()
+    given = {
+        (id(masked.layer), masked.attribute): value
+        for masked, value in zip(kernels, values, strict=True)
     }
+    formed.kernels = outside | given
     try:
         yield
     finally:
         formed.kernels = outside
+
+
+def dense_gradients(network, loss: Callable[[], Any]) -> list:
+    """Gradients with respect to what layers see of their kernels, for kept and pruned alike.
+
+    A masked kernel is `w * m`, so the gradient of the mask is this one times `w`, and that of the
+    stored kernel this one times `m`: at a pruned weight it is what a regrown one would feel.
+
+    Args:
+        network: Keras model with masked layers.
+        loss: Runs the network and returns a scalar; called once.
+
+    Returns:
+        Per masked kernel in traversal order, a tensor of its shape; 0 where nothing reaches it.
+    """
+    kernels = masked_kernels(network)
+    values = [tf.convert_to_tensor(masked.effective()) for masked in kernels]
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(values)
+        with kernels_given(kernels, values):
+            scalar = loss()
+    return tape.gradient(scalar, values, unconnected_gradients="zero")
+
+
+def _every_masked(network) -> list[MaskedVariable]:
+    return [masked for layer in masked_layers(network) for masked in layer.masked.values()]

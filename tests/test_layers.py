@@ -254,6 +254,43 @@ def test_kernels_formed_once_hold_beside_those_of_another_network():
     assert outer.gradient(other, kernels[1]) is not None
 
 
+@every_layer
+def test_dense_gradients_are_those_of_a_dense_layer_with_zeros_in_it(name):
+    make, shape = LAYERS[name]
+    network = keras.Sequential([keras.Input(shape), make()])
+    halved(network.layers[0])
+    x = tf.constant(built(name)[1])
+
+    def loss():
+        return tf.reduce_sum(tf.sin(network(x)))
+
+    found = traversal.dense_gradients(network, loss)
+    kernels = traversal.masked_kernels(network)
+    with tf.GradientTape() as tape:
+        value = loss()
+    stored = tape.gradient(value, [m.kernel.value for m in kernels])
+    for masked in kernels:
+        masked.kernel.assign(masked.kernel * masked.mask)
+    pruned = [masked.mask.numpy() == 0 for masked in kernels]
+    for masked in kernels:
+        masked.mask.assign(np.ones(masked.mask.shape))
+    with tf.GradientTape() as tape:
+        value = loss()
+    dense = tape.gradient(value, [m.kernel.value for m in kernels])
+    for mine, own, whole, where in zip(found, stored, dense, pruned, strict=True):
+        np.testing.assert_allclose(mine, whole, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(mine * ~where, own, rtol=1e-4, atol=1e-5)
+        assert (mine.numpy()[where] != 0).mean() > 0.9
+
+
+def test_dense_gradients_of_a_kernel_that_nothing_reaches_are_zero():
+    network = keras.Sequential([keras.Input((7,)), layers.MaskedDense(5), layers.MaskedDense(3)])
+    first = network.layers[0]
+    found = traversal.dense_gradients(network, lambda: tf.reduce_sum(first(tf.ones((2, 7)))))
+    assert [g.shape for g in found] == [(7, 5), (5, 3)]
+    assert (found[0].numpy() == 2).all() and (found[1].numpy() == 0).all()
+
+
 def test_a_layer_shared_by_two_models_is_found_once():
     shared = layers.MaskedDense(5)
     first, second = (keras.Sequential([keras.Input((5,)), shared]) for _ in range(2))
