@@ -7,6 +7,8 @@ python run_analysis.py --runs='runs/reset_s*,runs/reinit_s*' --out=report
 python run_analysis.py --runs=runs/mnist --step=25021 --out=report   the numbers of one exact step
 python run_analysis.py --runs='runs/dense_s*,runs/search_*,runs/tuned_*' --out=report \
     --families=dense,search,tuned       runs that differ only in density are one line of a figure
+python run_analysis.py --runs='runs/dense_s*,runs/flying_s*' --out=report --overfitting
+    best and last network of every training, what is lost in between, and the gap to training images
 python run_analysis.py --compare 'runs/reset_s*' 'runs/dense_s*' --compare_rounds=3,0
     the two on the same test points after equally many updates, with a paired test per seed;
     --compare=A,B is the same; globs are quoted, and runs are paired by seed
@@ -56,6 +58,12 @@ FAMILIES = flags.DEFINE_list(
     "Names of the families, in their order: runs that differ only in density, or in the ticket "
     "they started from, are one line in families.csv, .md, .png and .svg.",
 )
+OVERFITTING = flags.DEFINE_bool(
+    "overfitting",
+    False,
+    "Robust overfitting: the best network by validation beside the last one, the robust "
+    "generalisation gap, and both curves, in overfitting.csv, .md, .tex, .png and .svg.",
+)
 COMPARE = flags.DEFINE_list("compare", [], "Two workdirs, or two globs of paired seeds.")
 COMPARE_ROUNDS = flags.DEFINE_list(
     "compare_rounds", [], "The round of either side of --compare; if none, its last finished one."
@@ -88,7 +96,7 @@ def main(argv: list[str]) -> None:
 
 def analyse(compared: Sequence[str]) -> None:
     """Comparison, claims and reports; `compared` are the globs of both sides, or nothing."""
-    from rst_tf.analysis import claims_report, families, groups, report
+    from rst_tf.analysis import claims_report, families, groups, overfitting_report, report
 
     check_flags(bool(compared))
     found = found_runs("runs", RUNS.value) if RUNS.value else {}
@@ -117,7 +125,8 @@ def analyse(compared: Sequence[str]) -> None:
     drawn = numbers(ROUNDS)
     for folder, runs in pages.items():
         each = groups.groups_of(runs, STEP.value, LABELS.value)
-        report.write_groups(each, folder, drawn, sections)
+        own = [overfitting_report.write(each, folder)] if OVERFITTING.value else []
+        report.write_groups(each, folder, drawn, [*own, *sections])
         if FAMILIES.value:
             families.write(families.families_of(each, FAMILIES.value), folder)
     missing = [result.claim.claim for result in results if result.verdict == "no data"]
@@ -178,7 +187,7 @@ def check_flags(comparing: bool) -> None:
         raise ValueError("--out: --leaderboard with other flags needs a folder; received none")
     for needed, there, holders in (
         ("--runs or --compare", reporting, (STEP, LABELS, ROUNDS)),
-        ("--runs", bool(RUNS.value), (FAMILIES,)),
+        ("--runs", bool(RUNS.value), (FAMILIES, OVERFITTING)),
         ("--compare", comparing, (COMPARE_ROUNDS, COMPARE_UPDATES)),
         ("--claims", claiming, (STRICT,)),
         ("--masks", picturing, (MASK_LAYERS,)),

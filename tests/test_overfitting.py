@@ -1,13 +1,20 @@
 """Laws of robust overfitting: what is measured on training images, and what is said of best and
 last."""
 
+import csv
 import dataclasses
+import json
 
 import pytest
+from absl.testing import flagsaver
 from trainings import TABLE, files, read
+from workdirs import EVERY, Case, make_run, rows_of, write_results
 
+import run_analysis
 from experiments.training import Session
 from rst_tf import Ticket
+from rst_tf.analysis import groups, overfitting_report, runs, topology
+from rst_tf.analysis.overfitting import declines_of
 from rst_tf.evaluation import Evaluator
 
 # ---------------------------------------------------------------- the split `unaugmented`
@@ -59,3 +66,135 @@ def test_as_many_as_there_are():
 def test_none_is_no_number():
     with pytest.raises(ValueError, match="eval_train must be at least 1; received eval_train=0"):
         dataclasses.replace(RUN, eval_train=0)
+
+
+# ---------------------------------------------------------------- best and last
+
+CURVES = {  # (validation, test) by step, then: on training images, expected best index
+    "falls": (((0.1, 0.1), (0.5, 0.48), (0.4, 0.41)), (0.1, 0.6, 0.9), 1),
+    "a tie takes the first": (((0.1, 0.1), (0.5, 0.4), (0.5, 0.6)), (0.2, 0.5, 0.7), 1),
+    "never falls": (((0.1, 0.1), (0.3, 0.3), (0.5, 0.48)), (0.1, 0.4, 0.6), 2),
+    "rises on test": (((0.5, 0.3), (0.4, 0.35)), (0.3, 0.3), 0),
+    "training images not measured": (((0.2, 0.2), (0.5, 0.5), (0.4, 0.3)), None, 1),
+}
+every_curve = pytest.mark.parametrize("name", CURVES)
+
+
+def workdir_of(folder, name, seed=0, attack=True, **settings):
+    evaluations, training, _ = CURVES[name]
+    case = Case(((1.0, evaluations),), **({} if attack else {"attack": None}))
+    folder = make_run(folder, case, seed, **settings)
+    rows = []
+    for row in rows_of(case, seed):
+        rows.append(row)
+        if row[2] == "test" and training:
+            measured = [*row[:2], "unaugmented", *row[3:]]
+            measured[-1 if attack else 7] = training[row[1] // EVERY]
+            rows.append(measured)
+    write_results(folder, rows)
+    return folder
+
+
+def decline_of(*workdirs):
+    (decline,) = declines_of(groups.groups_of([runs.load(folder) for folder in workdirs]))
+    return decline
+
+
+@every_curve
+@pytest.mark.parametrize("attack", [True, False], ids=["attacked", "natural"])
+def test_best_is_the_first_highest_on_validation_and_all_of_one_step(name, attack, tmp_path):
+    evaluations, training, best = CURVES[name]
+    found = decline_of(workdir_of(tmp_path / "run", name, attack=attack))
+    assert found.best.steps == (EVERY * best,)
+    assert found.last.steps == (EVERY * (len(evaluations) - 1),)
+    test = [value for _, value in evaluations]
+    clean = [(1 + value) / 2 if attack else value for value in test]
+    assert found.accuracy.mean == pytest.approx(clean[best] - clean[-1])
+    assert found.best.accuracy.mean == pytest.approx(clean[best])
+    assert (found.robust_accuracy is None) == (not attack)
+    if attack:
+        assert found.robust_accuracy.mean == pytest.approx(test[best] - test[-1])
+    if training is None:
+        assert found.best_gap is None and found.last_gap is None
+    else:
+        assert found.best_gap.mean == pytest.approx(training[best] - test[best])
+        assert found.last_gap.mean == pytest.approx(training[-1] - test[-1])
+
+
+def test_seeds_are_averaged_after_each_was_subtracted(tmp_path):
+    found = decline_of(*(workdir_of(tmp_path / f"s{n}", "falls", n) for n in range(3)))
+    assert found.robust_accuracy.mean == pytest.approx(0.07)
+    assert found.robust_accuracy.std == pytest.approx(0, abs=1e-9)
+    assert found.best_gap.std == pytest.approx(0.01)  # training images do not rise with the seed
+
+
+def test_a_gap_of_some_seeds_is_no_gap(tmp_path):
+    folders = [workdir_of(tmp_path / f"s{n}", "falls", n) for n in range(2)]
+    rows = [row for row in read(folders[1]) if row["split"] != "unaugmented"]
+    write_results(folders[1], [list(row.values()) for row in rows])
+    assert decline_of(*folders).last_gap is None
+
+
+def called(*arguments):
+    with flagsaver.flagsaver():
+        run_analysis.main(run_analysis.parse(["run_analysis.py", *arguments]))
+
+
+def write(folder):
+    """A report on two runs, one of them with updates of its masks."""
+    for name, density in (("falls", None), ("training images not measured", 0.2)):
+        workdir_of(folder / name.split()[0], name, rewind=None, density=density)
+    updates = [
+        {"step": 300, "prune_more": True, "grow_more": False},
+        {"step": 400, "prune_more": True, "grow_more": True},
+        {"step": 450, "prune_more": False, "grow_more": False},
+    ]
+    lines = [json.dumps(u | {"density_before": 0.2, "density_after": 0.1}) for u in updates]
+    (folder / "training" / "topology.jsonl").write_text("\n".join([*lines, ""]))
+    called(f"--runs={folder / '*'}", f"--out={folder / 'out'}", "--overfitting")
+    return folder / "out"
+
+
+def test_the_table_is_printed_and_stands_in_every_file(tmp_path, capsys):
+    out = write(tmp_path)
+    said = capsys.readouterr().out
+    with open(out / "overfitting.csv", newline="") as file:
+        one, other = csv.DictReader(file)
+    assert (one["best_step"], one["last_step"]) == ("250", "500")
+    assert float(one["robust_accuracy_difference"]) == pytest.approx(0.07)
+    assert float(one["last_gap"]) == pytest.approx(0.49)
+    assert other["last_gap"] == "" and float(other["accuracy_difference"]) == pytest.approx(0.1)
+    page, tex = (out / "report.html").read_text(), (out / "overfitting.tex").read_text()
+    for text in (said, (out / "overfitting.md").read_text(), tex, page):
+        assert "+7.0" in text and "+49.0" in text and "gap to training" in text
+    assert "Robust overfitting" in page and 'id="overfitting"' in page
+    rows = [line.split() for line in said.splitlines() if "+20.0" in line]
+    assert rows[0][-2:] == ["-", "-"]
+
+
+def test_the_figure_marks_what_updates_did(tmp_path):
+    """The legend tells what was drawn: training batches where images were not measured."""
+    svg = (write(tmp_path) / "overfitting.svg").read_text()
+    for said in ("pruned more", "grew more", "training images", "as trained on", "best step"):
+        assert said in svg, said
+
+
+def test_runs_without_updates_have_no_marks(tmp_path):
+    found = groups.groups_of([runs.load(workdir_of(tmp_path / "run", "falls"))])
+    overfitting_report.write(found, tmp_path / "out")
+    svg = (tmp_path / "out" / "overfitting.svg").read_text()
+    assert "pruned more" not in svg and "as trained on" not in svg
+
+
+@pytest.mark.parametrize("line", ['{"step": 3}', "[1, 2]", "{", "3"])
+def test_damaged_updates_are_said_to_be(line, tmp_path):
+    good = {"step": 1, "prune_more": False, "grow_more": False}
+    good |= {"density_before": 0.2, "density_after": 0.2}
+    (tmp_path / "topology.jsonl").write_text(f"{json.dumps(good)}\n{line}\n")
+    with pytest.raises(ValueError, match=r"topology.jsonl line 2: not an update"):
+        topology.read(tmp_path)
+
+
+def test_without_runs_the_flag_has_no_effect():
+    with pytest.raises(SystemExit, match="--overfitting has no effect without --runs"):
+        called("--masks=somewhere", "--overfitting")

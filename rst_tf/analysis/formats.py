@@ -121,14 +121,14 @@ def across_columns(
 
 def notes(table: Table, intervals: bool) -> list[str]:
     """What a reader must know to read the table: split, attack, choice, seeds, units."""
-    said = [_measured(table), _chosen(table), f"Last step: {_last_steps([table])}."]
+    said = [measured(table), _chosen(table), f"Last step: {last_steps([table])}."]
     if intervals and table.lines[0].chosen.measure.interval is not None:
         said.append(f"95 % interval: Wilson's for the {table.measure}, by the number of examples.")
     if table.dense is not None and len(table.lines) > 1:
         said.append(f"vs dense: {table.measure} minus the dense network's, in points.")
-    said += _unfinished([table])
+    said += unfinished([table])
     if len(table.seeds) > 1:
-        said.append(f"Mean ± sample standard deviation of {_seeds(table)}.")
+        said.append(f"Mean ± sample standard deviation of {seeds(table)}.")
     return said
 
 
@@ -141,17 +141,18 @@ def across_notes(labels: Sequence[str], tables: Sequence[Table], last: bool) -> 
         last: Whether the columns are those of the last step.
     """
     pairs = list(zip(labels, tables, strict=True))
-    said = [_measured(tables[0])]
-    said.append(f"Last step: {_last_steps(tables)}." if last else _chosen(tables[0]))
-    seeds = [f"{label}: {_seeds(table)}" for label, table in pairs]
+    said = [measured(tables[0])]
+    said.append(f"Last step: {last_steps(tables)}." if last else _chosen(tables[0]))
+    each = [f"{label}: {seeds(table)}" for label, table in pairs]
     if len({table.seeds for table in tables}) == 1:
-        seeds = [f"Each group: {_seeds(tables[0])}"]
+        each = [f"Each group: {seeds(tables[0])}"]
     spread = any(len(table.seeds) > 1 for table in tables)
-    said.append(f"{'Mean ± sample standard deviation. ' if spread else ''}{'; '.join(seeds)}.")
-    return said + _unfinished(tables)
+    said.append(f"{'Mean ± sample standard deviation. ' if spread else ''}{'; '.join(each)}.")
+    return said + unfinished(tables)
 
 
-def _measured(table: Table) -> str:
+def measured(table: Table) -> str:
+    """Split, number of examples and attack, as a sentence."""
     examples = "" if table.test_examples is None else f" ({table.test_examples:,} examples)"
     attack = "no attack" if table.attack is None else f"attack {table.attack}"
     return f"Percent, on the test split{examples}; {attack}."
@@ -164,13 +165,15 @@ def _chosen(table: Table) -> str:
     return f"Best step: the first with the highest {table.measure} on the validation split{under}."
 
 
-def _seeds(table: Table) -> str:
+def seeds(table: Table) -> str:
+    """How many runs, of which seeds."""
     if len(table.seeds) == 1:
         return "1 run" if table.seeds[0] is None else f"1 run (seed {table.seeds[0]})"
     return f"{len(table.seeds)} runs (seeds {', '.join(map(str, table.seeds))})"
 
 
-def _unfinished(tables: Iterable[Table]) -> list[str]:
+def unfinished(tables: Iterable[Table]) -> list[str]:
+    """A sentence about rounds that are left out, if there are any."""
     left = sorted({round for table in tables for round in table.unfinished})
     if not left:
         return []
@@ -178,7 +181,8 @@ def _unfinished(tables: Iterable[Table]) -> list[str]:
     return [f"Unfinished: round {rounds} is left out; the same command continues the run."]
 
 
-def _last_steps(tables: Iterable[Table]) -> str:
+def last_steps(tables: Iterable[Table]) -> str:
+    """The last step, or the range of several."""
     return steps([n for table in tables for line in table.lines for n in line.last.steps])
 
 

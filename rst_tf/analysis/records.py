@@ -21,14 +21,14 @@ def _record(table: Table, line: Line) -> dict[str, object]:
     return {
         **_head(line),
         "runs": len(table.seeds),
-        "best_step" if table.step is None else "step": _joined(line.chosen.steps),
-        **_cells(f"valid_{measure}", line.chosen.valid),
-        **_cells("accuracy", line.chosen.accuracy),
-        **_cells("robust_accuracy", line.chosen.robust_accuracy),
-        **_cells(f"{measure}_minus_dense", line.difference),
-        "last_step": _joined(line.last.steps),
-        **_cells("last_accuracy", line.last.accuracy),
-        **_cells("last_robust_accuracy", line.last.robust_accuracy),
+        "best_step" if table.step is None else "step": joined(line.chosen.steps),
+        **cells(f"valid_{measure}", line.chosen.valid),
+        **cells("accuracy", line.chosen.accuracy),
+        **cells("robust_accuracy", line.chosen.robust_accuracy),
+        **cells(f"{measure}_minus_dense", line.difference),
+        "last_step": joined(line.last.steps),
+        **cells("last_accuracy", line.last.accuracy),
+        **cells("last_robust_accuracy", line.last.robust_accuracy),
     }
 
 
@@ -46,12 +46,12 @@ def of_stopping(table: Table) -> list[dict[str, object]]:
                         **_head(line),
                         "runs": len(table.seeds),
                         "criterion": criterion,
-                        "steps": _joined(point.steps),
-                        **_cells("step", point.step),
-                        **_cells("valid_accuracy", point.valid_accuracy),
-                        **_cells("valid_robust_accuracy", point.valid_robust_accuracy),
-                        **_cells("accuracy", point.accuracy),
-                        **_cells("robust_accuracy", point.robust_accuracy),
+                        "steps": joined(point.steps),
+                        **cells("step", point.step),
+                        **cells("valid_accuracy", point.valid_accuracy),
+                        **cells("valid_robust_accuracy", point.valid_robust_accuracy),
+                        **cells("accuracy", point.accuracy),
+                        **cells("robust_accuracy", point.robust_accuracy),
                     }
                 )
     return found
@@ -62,16 +62,18 @@ def _head(line: Line) -> dict[str, object]:
     return {"round": line.round, "density": line.density, "kept": kept}
 
 
-def _joined(values: Sequence[int]) -> str:
+def joined(values: Sequence[int]) -> str:
+    """Steps of several seeds, separated by spaces."""
     return " ".join(map(str, values))
 
 
-def _cells(name: str, estimate: Estimate | None) -> dict[str, object]:
+def cells(name: str, estimate: Estimate | None) -> dict[str, object]:
+    """A number with its deviation or interval; empty for None."""
     if estimate is None:
         return {name: ""}
-    cells: dict[str, object] = {name: estimate.mean}
+    made: dict[str, object] = {name: estimate.mean}
     if estimate.std is not None:
-        cells[f"{name}_std"] = estimate.std
+        made[f"{name}_std"] = estimate.std
     if estimate.interval is not None:
-        cells[f"{name}_low"], cells[f"{name}_high"] = estimate.interval
-    return cells
+        made[f"{name}_low"], made[f"{name}_high"] = estimate.interval
+    return made
