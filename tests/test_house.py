@@ -23,7 +23,7 @@ RANKS = (
     | {"files", "published_2019", "cluster", "entropy_coding", "npz", "older_tickets"}
     | {"sealed"},
     {"strategies"},
-    {"masks"},
+    {"masks", "layer_densities"},
     {"layers", "traversal", "keras_optimizers", "binary_connect"},
     {"surgery", "ticket", "ticket_file", "ticket_set", "tensorboard", "multiply_adds"},
     {"attacks"},
