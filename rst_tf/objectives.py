@@ -21,6 +21,34 @@ class Outcome(NamedTuple):
     adversarial: Any = None
 
 
+class Passes(NamedTuple):
+    """Passes of an example through the network, each time its batch comes.
+
+    Counted is what is computed, not what is needed: an attack goes on with examples that broke, and
+    an `epsilon_schedule` at 0 saves nothing. Looks between an attack's tries are not counted.
+
+    Attributes:
+        forward: Forward alone.
+        attack: Forward and back to the image. No gradient of the weights is formed, so such a pass
+            takes 2 forward passes; the published tables count 3 (a backward pass as two forward).
+        training: Forward and back to the weights (and, for `Free`, to the image with them): 3.
+    """
+
+    forward: int = 0
+    attack: int = 0
+    training: int = 1
+
+    @property
+    def pairs(self) -> int:
+        """Passes forward and back: 1 for a standard training, k + 1 with PGD of k steps."""
+        return self.attack + self.training
+
+    @property
+    def in_forward(self) -> int:
+        """In units of a forward pass, a pass back counted as two: published tables' 3 (k + 1)."""
+        return self.forward + 3 * self.pairs
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """Base of all objectives.
@@ -65,6 +93,10 @@ class Objective:
         """This objective with a training attack `factor` times as large; see `Attack.scaled`."""
         return self
 
+    def passes(self, classes: int) -> Passes:
+        """What an example costs, each time its batch comes, in a network of so many classes."""
+        raise NotImplementedError
+
     def perturb(self, network, x, y, seed, index):
         """Adversarial images for the batch, gradient stopped; None if the objective needs none."""
         del network, x, y, seed, index
@@ -97,6 +129,11 @@ class Natural(Objective):
         label_smoothing: Mass spread evenly over all classes, in [0, 1).
         epsilon_schedule: Factor of the training attack's radius and steps, in [0, 1]; none is 1.
     """
+
+    def passes(self, classes):
+        """One pass, of the clean images."""
+        del classes
+        return Passes()
 
     def loss(self, network, x, x_adv, y):
         """CE(f(x), y)."""
@@ -136,6 +173,12 @@ class Adversarial(Objective):
         """See `Objective.scaled`."""
         return changed(self, attack=self.training_attack.scaled(factor))
 
+    def passes(self, classes):
+        """Those of the attack, and one pass of what it gives: k + 1 pairs with PGD of k steps."""
+        forward, attack = self.training_attack.passes(classes)
+        tries = self.training_attack.trials
+        return Passes(tries * forward, tries * attack)
+
     def perturb(self, network, x, y, seed, index):
         """`attack` on the network, its statistics as `norm_mode` says, its masks formed once."""
         from rst_tf.traversal import kernels_formed_once
@@ -174,6 +217,10 @@ class Mixed(Adversarial):
                 f"clean_weight must be in [0, 1]; received clean_weight={self.clean_weight!r}"
             )
 
+    def passes(self, classes):
+        """One pair more than `Adversarial`: clean images are trained on too, at any weight."""
+        return super().passes(classes)._replace(training=2)
+
     def loss(self, network, x, x_adv, y):
         """Loss w CE(f(x), y) + (1 - w) CE(f(x_adv), y)."""
         clean, adversarial = network(x, training=True), network(x_adv, training=True)
@@ -207,6 +254,10 @@ class Trades(Adversarial):
     def training_attack(self):
         """`attack`, climbing the divergence."""
         return self.attack if self.attack.loss else dataclasses.replace(self.attack, loss="kl")
+
+    def passes(self, classes):
+        """One pair more than `Adversarial`, and the clean logits that the attack diverges from."""
+        return super().passes(classes)._replace(training=2)
 
     def loss(self, network, x, x_adv, y):
         """CE(f(x), y) + beta KL(f(x) || f(x_adv))."""
@@ -259,6 +310,11 @@ class Free(Objective):
         """See `Objective.scaled`."""
         size = None if self.step_size is None else factor * self.step_size
         return changed(self, epsilon=factor * self.epsilon, step_size=size)
+
+    def passes(self, classes):
+        """A pass for each of the repeats: its gradient moves weights and images, no attack does."""
+        del classes
+        return Passes(training=self.repeats)
 
     def perturb(self, network, x, y, seed, index, noise=None):
         """The images under the carried perturbation, inside the ball and the box."""
@@ -355,6 +411,11 @@ class Fast(Objective):
         """See `Objective.scaled`."""
         size = None if self.step_size is None else factor * self.step_size
         return changed(self, epsilon=factor * self.epsilon, step_size=size)
+
+    def passes(self, classes):
+        """One gradient of the images, then one pass, or with `beta` two: 2 or 3 pairs."""
+        del classes
+        return Passes(attack=1, training=1 if self.beta is None else 2)
 
     def perturb(self, network, x, y, seed, index, noise=None):
         """The images after one step from their perturbations, inside the ball and the box."""
