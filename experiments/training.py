@@ -100,10 +100,12 @@ class Training(Experiment):
             raise ValueError(
                 f"track_jumps must be in (0, 1); received track_jumps={self.track_jumps!r}"
             )
-        if self.objective.keeps_noise and self.data.augment == "resized_crop_flip":
+        followed = ("crop_flip", "flip", "none")
+        if self.objective.keeps_noise and self.data.augment not in followed:
             raise ValueError(
                 "data.augment must be crop_flip, flip or none with an objective that keeps "
-                f"perturbations, which cannot follow a scale; received {self.data.augment!r}"
+                "perturbations, which cannot follow a scale or a rotation; received "
+                f"{self.data.augment!r}"
             )
         parsed(self.initializer)
         if not 0 <= self.l1 < math.inf:

@@ -24,6 +24,7 @@ from rst_tf.data import (
 from rst_tf.data.channels import CHANNELS
 from rst_tf.data.images import DRAWS, TRIALS, fitted, in_words, random_window, resized_crop
 from rst_tf.data.pipeline import _order
+from rst_tf.data.rotation import rotated
 from rst_tf.evaluation import Evaluator
 
 
@@ -306,7 +307,7 @@ def test_the_seed_decides_order_and_augmentation(name, loaded):
 
 
 @every_kind
-@pytest.mark.parametrize("augment", ["flip", "crop_flip", "resized_crop_flip"])
+@pytest.mark.parametrize("augment", ["flip", "crop_flip", "crop_flip_rotate", "resized_crop_flip"])
 def test_augmentation_does_not_depend_on_the_batch(name, augment, loaded):
     split = small(loaded(name))
     seen = []
@@ -394,6 +395,46 @@ def test_augmented_images_are_windows_of_the_zero_padded_image(augment, pad):
         assert len(counts) == values and chi_squared < 12 + 2 * values
     if augment == "crop_flip":
         assert np.abs(np.corrcoef(drawn.T) - np.eye(3)).max() < 0.2
+
+
+@pytest.mark.parametrize("shape", [(5, 7, 3), (8, 8, 1), (9, 6, 2)], ids=str)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_images_are_turned_as_pillow_turns_them(shape, dtype):
+    """Channel by channel, by angles that are spread evenly over (-15, 15) degrees."""
+    images = np.random.default_rng(0).integers(1, 256, (200, *shape)).astype(dtype)
+    draws = np.linspace(0, 2**32 - 1, 200).astype(np.uint32)
+    found = rotated(tf.constant(images), tf.constant(draws)).numpy()
+    assert found.dtype == dtype and found.shape == images.shape
+    angles = 15 * (draws / 2.0**31 - 1)
+    expected = [
+        np.stack(
+            [np.array(Image.fromarray(channel).rotate(angle)) for channel in np.moveaxis(x, 2, 0)],
+            axis=-1,
+        )
+        for x, angle in zip(images, angles, strict=True)
+    ]
+    assert np.mean(found != np.array(expected)) < 2e-3  # pixels whose centre falls on an edge
+    assert 0.01 < np.mean(found == 0) < 0.1
+
+
+def test_turned_images_are_crops_turned_by_angles_of_their_own():
+    x = np.random.default_rng(0).integers(1, 256, (60, 8, 8, 1), dtype=np.uint8)
+    split = from_arrays(x, np.arange(60) % 2, x[:4], [0, 1, 0, 1]).train
+    (turned, order, _), *_ = numpy_list(
+        batches(split, 60, seed=1, augment="crop_flip_rotate", pad=2, steps=1)
+    )
+    (crops, same, _), *_ = numpy_list(
+        batches(split, 60, seed=1, augment="crop_flip", pad=2, steps=1)
+    )
+    assert np.array_equal(order, same)
+    levels = np.linspace(0, 2**32 - 1, 100).astype(np.uint32)
+    nearest = []
+    for image, crop in zip(turned, crops, strict=True):
+        copies = rotated(tf.repeat(crop[None], len(levels), axis=0), tf.constant(levels)).numpy()
+        alike = (copies == image).mean(axis=(1, 2, 3))
+        assert alike.max() > 0.9
+        nearest.append(np.flatnonzero(alike == alike.max()).mean())
+    assert np.std(nearest) > 20 and abs(np.mean(nearest) - 49.5) < 12
 
 
 @pytest.mark.parametrize("n", [1, 2, 17, 65536, 65537])
@@ -948,6 +989,10 @@ ERRORS = {
     "augment": (lambda p: Data(augment="rotate"), "augment must be one of .*received 'rotate'"),
     "origin": (lambda p: Data(validation_from="end"), "validation_from must be one of .*'end'"),
     "pad": (lambda p: Data(augment="crop_flip", pad=0), "pad must be at least 1; received pad=0"),
+    "pad with rotation": (
+        lambda p: Data(augment="crop_flip_rotate", pad=0),
+        "pad must be at least 1; received pad=0",
+    ),
     "pad unused": (lambda p: Data(augment="flip", pad=2), "pad has no effect with augment='flip'"),
     "size": (lambda p: Data(image_size=0), "image_size must be at least 1"),
     "batch": (steps(batch_size=0), "batch_size must be at least 1; received batch_size=0"),

@@ -234,6 +234,11 @@ REFUSED = {
     "nothing kept": (never_kept, r"call keep_noise\(number of examples, shape, pad\) before fit"),
     "memory": (too_large, r"memory_limit is below what 20,000 .* received memory_limit=0.001"),
     "resized": (lambda: data("resized_crop_flip"), "places cannot tell where a resized image"),
+    "rotated": (lambda: data("crop_flip_rotate"), "places cannot tell where a rotated image"),
+    "rotated in a run": (
+        lambda: dataclasses.replace(RUN, data=Data(augment="crop_flip_rotate")),
+        "cannot follow a scale or a rotation; received 'crop_flip_rotate'",
+    ),
     "resized in a run": (
         lambda: dataclasses.replace(RUN, data=Data(augment="resized_crop_flip")),
         "data.augment must be crop_flip, flip or none .* received 'resized_crop_flip'",

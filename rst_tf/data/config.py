@@ -9,7 +9,8 @@ from rst_tf.data.dividing import divide
 from rst_tf.data.splits import Splits
 
 Order = Literal["stratified", "first", "last"]
-Augment = Literal["none", "flip", "crop_flip", "resized_crop_flip"]
+Augment = Literal["none", "flip", "crop_flip", "crop_flip_rotate", "resized_crop_flip"]
+PADDED = ("crop_flip", "crop_flip_rotate")
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,11 @@ class Data:
             in the order of the source (TensorFlow Datasets store an order of their own).
         split_seed: Seed of everything drawn here, and of nothing else.
         augment: `none`, `flip` (left-right, one half of the time), `crop_flip` (a random window
-            of the zero-padded image as well) or `resized_crop_flip` (a window of 8 to 100 % of the
-            whole image and of aspect 3/4 to 4/3, scaled to the image's size, as well), for
-            training only.
-        pad: Pixels of zero padding on each side for `crop_flip`.
+            of the zero-padded image as well), `crop_flip_rotate` (then turned by up to 15 degrees
+            either way about its centre, to the nearest pixel, zeros where nothing was) or
+            `resized_crop_flip` (flip, and a window of 8 to 100 % of the whole image and of aspect
+            3/4 to 4/3, scaled to the image's size), for training only.
+        pad: Pixels of zero padding on each side for `crop_flip` and `crop_flip_rotate`.
         image_size: Height and width in pixels; images are scaled to cover the square, then
             cropped to its centre. Needed where a folder or dataset has images of several sizes.
         center_fraction: With `image_size`: side of the central square that is scaled, as a
@@ -67,7 +69,7 @@ class Data:
         for name in ("pad", "image_size", "train_limit"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1; received {name}={value}")
-        if self.pad != Data.pad and self.augment != "crop_flip":
+        if self.pad != Data.pad and self.augment not in PADDED:
             raise ValueError(
                 f"pad has no effect with augment={self.augment!r}; received pad={self.pad}"
             )

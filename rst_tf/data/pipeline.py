@@ -8,11 +8,13 @@ they should.)
 
 from typing import get_args
 
-from rst_tf.data.config import Augment
+from rst_tf.data.config import PADDED, Augment
 from rst_tf.data.images import DRAWS, TRIALS
+from rst_tf.data.rotation import rotated
 from rst_tf.random import example_uniform, fold, subseed
 
 _FOREVER = 2**62
+_UNTOLD = {"resized_crop_flip": "resized", "crop_flip_rotate": "rotated"}
 _WINDOWS = 1 << 31  # no example's index, so the noise of windows is that of no crop or flip
 
 
@@ -35,15 +37,15 @@ def batches(
     """Shuffled training batches, epoch after epoch.
 
     Every epoch holds every example once, in batches of `batch_size` and a last one of what
-    remains. The order depends on (seed, epoch); the crop and flip of an example on (seed, epoch,
-    its index), whatever the batch size.
+    remains. The order depends on (seed, epoch); crop, flip and rotation of an example on (seed,
+    epoch, its index), whatever the batch size.
 
     Args:
         split: A `Split`.
         batch_size: Examples per batch.
         seed: Seed of order and augmentation.
-        augment: `none`, `flip`, `crop_flip` or `resized_crop_flip`; see `Data`.
-        pad: Pixels of zero padding on each side for `crop_flip`.
+        augment: `none`, `flip`, `crop_flip`, `crop_flip_rotate` or `resized_crop_flip`; see `Data`.
+        pad: Pixels of zero padding on each side for `crop_flip` and `crop_flip_rotate`.
         first_step: Number of the first batch: k gives what would follow k batches.
         steps: Batches to give; None never ends.
         places: Also tell where each image comes from: "row" of the split, int64 [B], and "window",
@@ -54,13 +56,13 @@ def batches(
         int32 [B])`.
 
     Raises:
-        ValueError: A number is too small, or `places` is asked of images that are resized.
+        ValueError: A number is too small, or `places` is asked of resized or rotated images.
     """
     import tensorflow as tf
 
-    if places and augment == "resized_crop_flip":
+    if places and augment in _UNTOLD:
         raise ValueError(
-            "places cannot tell where a resized image was cut; received "
+            f"places cannot tell where a {_UNTOLD[augment]} image was cut; received "
             f"augment={augment!r} (crop_flip, flip and none can be told)"
         )
     _check_batches(batch_size, augment, pad, first_step, steps)
@@ -124,7 +126,7 @@ def _read(split, rows, augment: str = "none", pad: int = 0, key: int = 0, places
     import tensorflow as tf
 
     windows = augment == "resized_crop_flip"
-    pad = pad if augment == "crop_flip" else 0
+    pad = pad if augment in PADDED else 0
     with tf.device("CPU:0"):
         labels, index = tf.constant(split.labels), tf.constant(split.index)
     read = split.reader()
@@ -136,8 +138,11 @@ def _read(split, rows, augment: str = "none", pad: int = 0, key: int = 0, places
         images = read(rows, noise) if windows else read(rows)
         place = {}
         if augment != "none":
-            down, right, flipped = _windows(pad, fold(fold(key, epoch), identity))
+            example = fold(fold(key, epoch), identity)
+            down, right, flipped = _windows(pad, example)
             images = _cut(images, pad, down, right, flipped)
+            if augment == "crop_flip_rotate":
+                images = rotated(images, fold(example, 3))
         if places:
             place = {"row": rows, "window": tf.zeros((tf.shape(rows)[0], 3), tf.int32)}
             if augment != "none":
