@@ -85,6 +85,12 @@ def standard(shape, fans, stream):
     return _uniform(shape, np.sqrt(1 / fans.fan_in), stream)
 
 
+@INITIALIZERS.register("torch_default")
+def torch_default(shape, fans, stream):
+    """As `standard`, and biases likewise: what PyTorch gives convolutions and dense layers."""
+    return standard(shape, fans, stream)
+
+
 @INITIALIZERS.register("binary")
 @INITIALIZERS.register("lottery_binary")
 def binary(shape, fans, stream):
@@ -140,9 +146,10 @@ def initialize(
     Kernels get the named initialiser from the stream (seed, "kernel", position), scores U(-b, b)
     with b = scale/sqrt(fan_in of the group), or N(0, scale^2) for whole filters, from (seed,
     "scores", position), biases and beta 0, gamma 1, moving statistics 0 and 1, masks one (or, in a
-    search, what the scores say). Any other variable gets its layer's own initialiser if that is a
-    constant, as PReLU's alpha. What is no weight is left alone: statistics adapted to data, states
-    of random generators.
+    search, what the scores say). With `torch_default`, biases of masked layers are U(-b, b) with b
+    = 1/sqrt(fan_in) from (seed, "bias", position). Any other variable gets its layer's own
+    initialiser if that is a constant, as PReLU's alpha. What is no weight is left alone: statistics
+    adapted to data, states of random generators.
 
     Args:
         network: A built Keras model whose kernels are in masked layers.
@@ -172,6 +179,8 @@ def initialize(
         variable.assign(value.astype(np.float32))
     for position, masked in enumerate(kernels):
         masked.kernel.assign(draw_kernel(masked, seed, kernel, position))
+        if kernel == "torch_default":
+            _draw_bias(masked, Stream(seed, "bias", position))
         last = position == len(kernels) - 1
         by_fan = score_fan in ("all", "only_last" if last else "except_last")
         variable, value = _score_or_mask(
@@ -179,6 +188,12 @@ def initialize(
         )
         variable.assign(value.astype(np.float32))
     refresh_masks(kernels)
+
+
+def _draw_bias(masked, stream: Stream) -> None:
+    fan_in = fans_of(masked.shape, masked.output_axes, masked.spatial_axes).fan_in
+    for bias in (v for v in masked.layer.variables if v.name == "bias"):
+        bias.assign(_uniform(bias.shape, np.sqrt(1 / fan_in), stream).astype(np.float32))
 
 
 def check_scores(score_scale: float, score_fan: str) -> None:

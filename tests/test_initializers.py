@@ -6,7 +6,7 @@ from test_surgery import embedding_model
 
 from rst_tf import initialize, masked, masked_kernels, masks, random
 from rst_tf.initializers import INITIALIZERS, Stream, fans_of, parsed, standard
-from rst_tf.models import MLP, masked_parts
+from rst_tf.models import MLP, Conv, masked_parts
 
 SHAPE = (6, 6)
 FANS = fans_of(SHAPE, (1,), ())
@@ -71,6 +71,32 @@ def test_a_fan_can_be_that_of_the_outputs_and_shrink_with_the_density(rule):
 def test_other_changes_of_a_fan_are_refused(name):
     with pytest.raises(ValueError, match="initializer can be followed by"):
         parsed(name)
+
+
+def biases(network):
+    return [v.numpy() for v in network.variables if v.name == "bias"]
+
+
+def test_biases_are_drawn_as_pytorch_draws_them_and_by_no_other_rule():
+    """Uniform in +-1/sqrt(fan_in), each from a stream of its own, a function of the seed."""
+    parts = masked_parts()
+    network = Conv(2, width=2.0).build((8, 8, 3), 400, parts)
+    found = {}
+    for seed, rule in ((7, "torch_default"), (8, "torch_default"), (7, "standard")):
+        initialize(network, seed, rule)
+        found[seed, rule] = biases(network)
+        kernels = [m.kernel.numpy() for m in masked_kernels(network)]
+        assert (rule == "standard") == (not any(b.any() for b in found[seed, rule]))
+    other = Conv(2, width=2.0).build((8, 8, 3), 400, parts)
+    initialize(other, 7, "torch_default")
+    assert all(map(np.array_equal, found[7, "torch_default"], biases(other)))
+    assert all(map(np.array_equal, kernels, [m.kernel.numpy() for m in masked_kernels(other)]))
+    drawn = found[7, "torch_default"] + found[8, "torch_default"]
+    assert distinct(drawn)
+    for bias, kernel in zip(found[7, "torch_default"], kernels, strict=True):
+        bound = np.prod(kernel.shape[:-1]) ** -0.5
+        assert 0.9 * bound < np.abs(bias).max() <= bound
+        assert abs(bias.mean()) < 0.2 * bound and abs(bias.std() * 3**0.5 / bound - 1) < 0.2
 
 
 OTHERS = {"bias": 0, "beta": 0, "gamma": 1, "moving_mean": 0, "moving_variance": 1, "mask": 1}

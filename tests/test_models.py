@@ -34,6 +34,9 @@ COUNTS = [
     (Conv(depth=4), (32, 32, 3), 2_425_930),
     (Conv(depth=6), (32, 32, 3), 2_262_602),
     (Conv(depth=8), (32, 32, 3), 5_278_282),
+    (PreActResNet(use_bias=True), (32, 32, 3), 11_172_170 + 2 * 3_904),  # Chen et al. (2022)
+    (VGG(use_bias=True), (32, 32, 3), 14_715_584 + 5 * 4_224 + 10),
+    (VGG(use_bias=True), (64, 64, 3), 14_715_584 + 5 * 4_224 + 10),
 ]
 PLAIN = [MLP(hidden=(9,)), LeNet5(width=0.5), Conv(depth=2, width=0.05), Conv(4, 0.05, False)]
 NORMALIZED = [
@@ -44,6 +47,7 @@ NORMALIZED = [
     WideResNet(10, 1.5, width=1 / 4, affine=False),
     WideResNet(16, 1, width=1 / 16),  # one channel in two stages: equal numbers, but a stride
     VGG(11, width=1 / 16),
+    VGG(11, width=1 / 16, use_bias=True),
     MobileNetV2(width=1 / 8, affine=False),
 ]
 SMALL = PLAIN + NORMALIZED

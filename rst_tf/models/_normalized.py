@@ -9,7 +9,7 @@ from rst_tf.models.architecture import ARCHITECTURES, Architecture, scaled
 
 @dataclasses.dataclass(frozen=True)
 class Normalized(Architecture):
-    """Bias-free convolutions with batch normalisation, then a bias-free classifier of the means.
+    """Convolutions with batch normalisation, then a classifier of the means; no biases by default.
 
     A subclass defines `features`.
 
@@ -19,11 +19,14 @@ class Normalized(Architecture):
             published search they do not.
         normalized_logits: One more normalisation, of the logits: without it the frozen +1 and -1
             of Liu et al. (2022) give logits too large to train on.
+        use_bias: Whether the classifier has biases, and in a `vgg` the convolutions too, as in the
+            published networks of Chen et al. (2022).
     """
 
     width: float = dataclasses.field(default=1.0, kw_only=True)
     affine: bool = dataclasses.field(default=True, kw_only=True)
     normalized_logits: bool = dataclasses.field(default=False, kw_only=True)
+    use_bias: bool = dataclasses.field(default=False, kw_only=True)
 
     halvings: ClassVar[int]
     """How often the image is halved on the way."""
@@ -39,7 +42,7 @@ class Normalized(Architecture):
             )
         x = self.features(images, parts)
         x = keras.layers.GlobalAveragePooling2D(name="mean")(x)
-        x = parts.last.dense(classes, use_bias=False, name="output")(x)
+        x = parts.last.dense(classes, use_bias=self.use_bias, name="output")(x)
         return self.normalize(x, parts, "output", relu=False) if self.normalized_logits else x
 
     def features(self, images, parts):
@@ -56,15 +59,15 @@ class Normalized(Architecture):
         return parts.activation(name=f"{name}_relu")(x) if relu else x
 
 
-def conv(x, parts, channels: int, size: int, name: str, stride: int = 1):
-    """A convolution of odd size without bias, padded by size // 2 on every side, as PyTorch's."""
+def conv(x, parts, channels: int, size: int, name: str, stride: int = 1, use_bias: bool = False):
+    """A convolution of odd size, padded by size // 2 on every side, as PyTorch's."""
     x, padding = _padded(x, size, stride, name)
-    layer = parts.conv2d(channels, size, strides=stride, padding=padding, use_bias=False, name=name)
-    return layer(x)
+    options = {"strides": stride, "padding": padding, "use_bias": use_bias, "name": name}
+    return parts.conv2d(channels, size, **options)(x)
 
 
 def depthwise_conv(x, parts, size: int, name: str, stride: int = 1):
-    """As `conv`, each channel by itself."""
+    """As `conv` without biases, each channel by itself."""
     x, padding = _padded(x, size, stride, name)
     layer = parts.depthwise_conv2d(size, strides=stride, padding=padding, use_bias=False, name=name)
     return layer(x)

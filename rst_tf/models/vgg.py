@@ -16,7 +16,7 @@ class VGG(Normalized):
 
     Args:
         depth: Layers of the original network: 11, 13, 16 or 19. Its three dense layers are one
-            classifier here.
+            classifier here, of the means over all places: any image of 32 pixels or more.
     """
 
     depth: Literal[11, 13, 16, 19] = 16
@@ -36,7 +36,8 @@ class VGG(Normalized):
             channels = self.scaled(min(512, 64 * 2 ** (group - 1)))
             for i in range(1, convs + 1):
                 name = f"group_{group}_conv_{i}"
-                x = conv(x, parts.first if x is images else parts, channels, 3, name)
+                own = parts.first if x is images else parts
+                x = conv(x, own, channels, 3, name, use_bias=self.use_bias)
                 x = self.normalize(x, parts, name)
             x = keras.layers.MaxPooling2D(name=f"group_{group}_pool")(x)
         return x
