@@ -24,6 +24,7 @@ RANKS = (
     | {"sealed"},
     {"strategies"},
     {"masks", "layer_densities"},
+    {"topology", "flying_bird"},
     {"layers", "traversal", "keras_optimizers", "binary_connect"},
     {"surgery", "ticket", "ticket_file", "ticket_set", "tensorboard", "multiply_adds"},
     {"attacks"},
@@ -127,7 +128,7 @@ def test_every_public_name_is_there():
 
 def configurations():
     from experiments.experiment import EXPERIMENTS
-    from rst_tf import attacks, models, objectives, optimizers, schedules
+    from rst_tf import attacks, flying_bird, models, objectives, optimizers, schedules
 
     for registry in (
         EXPERIMENTS,
@@ -136,6 +137,7 @@ def configurations():
         objectives.OBJECTIVES,
         optimizers.OPTIMIZERS,
         schedules.SCHEDULES,
+        flying_bird.TOPOLOGIES,
     ):
         yield from registry.values()
 
