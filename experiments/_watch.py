@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from experiments import checkpoint
+from experiments._costs import Costs
 from experiments._jumps import Jumps
 from experiments.companion import Companion, all_shown
 from experiments.interruption import Interrupted
@@ -43,7 +44,9 @@ class Watch(keras.callbacks.Callback):
     ):
         super().__init__()
         self.session, self.round, self.events = session, round_number, events
-        self.companions, self.guard = companions, guard
+        changes = [events.keys, *(companion.stops for companion in companions)]
+        self.companions = [Costs(first_step, changes), *companions]
+        self.guard = guard
         self.first = self.step = first_step
         self.due = session.evaluation_steps(first_step)
         self.sizes: Sequence[int] = ()

@@ -1,11 +1,20 @@
-"""What trainings cost: passes of an example, multiply-adds of a run, and the file that holds them."""
+"""What trainings cost: passes of an example, multiply-adds of a run, the file that tells them."""
+
+import dataclasses
 
 import keras
 import pytest
 import tensorflow as tf
 from networks import easy_data, small
+from trainings import QUICK, TABLE
 
-from rst_tf import APGD, FGSM, PGD, RobustTrainer, batches
+import rst_tf as rst
+from experiments import training
+from experiments.companion import Companion
+from experiments.scratch_tickets import ScratchTickets
+from experiments.training import Session
+from rst_tf import APGD, FGSM, PGD, RobustTrainer, Ticket, batches
+from rst_tf.analysis import costs
 from rst_tf.data.sources import from_arrays
 from rst_tf.objectives import OBJECTIVES, Adversarial, Fast, Free, Mixed, Natural, Trades
 
@@ -76,3 +85,99 @@ def test_units_of_the_published_tables():
     pgd = PGD(8 / 255, steps=10)
     found = [o.passes(10).in_forward for o in (Natural(), Fast(0.1), Adversarial(pgd))]
     assert found == [3, 6, 33]
+
+
+# ---------------------------------------------------------------- runs
+
+
+class Thinning(Companion):
+    """Keeps half of what was kept, at two steps of a round, and may end it there."""
+
+    name = "thinning"
+
+    def __init__(self, ends=None):
+        super().__init__()
+        self.ends = ends
+
+    def stops(self):
+        return {2, 5}
+
+    def at(self, step):
+        network = self.session.network
+        Ticket.of(network).prune(rate=0.5).apply(network)
+        self.finished = step == self.ends
+
+
+RUNS = {  # settings, and what goes along
+    "rounds": (dataclasses.replace(TABLE["rewound"], rounds=1), []),
+    "convolutions": (TABLE["conv"], []),
+    "partial batches": (dataclasses.replace(TABLE["dense"], batch_size=30, train_steps=7), []),
+    "masks change": (TABLE["natural"], [Thinning()]),
+    "ended early": (TABLE["dense"], [Thinning(ends=5)]),
+    "search": (ScratchTickets(**QUICK, density=0.2, stage_count=2), []),
+}
+
+
+class Look(keras.callbacks.Callback):
+    """Takes down what the masks let pass before every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.seen.append(rst.operations(self.model.network).sparse)
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def finished(request, tmp_path_factory):
+    """A run's folder, its settings, and by round its steps: images, and what the masks let pass."""
+    folder, rounds, fit = tmp_path_factory.mktemp("run"), [], Session.fit
+    settings, companions = RUNS[request.param]
+
+    def looked_at(session, trainer, first, sizes, callbacks):
+        look = Look()
+        fit(session, trainer, first, sizes, [look, *callbacks])
+        batches = session.batches(first, first + len(look.seen))
+        rounds.append([(len(y), seen) for (_, y), seen in zip(batches, look.seen, strict=True)])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Session, "fit", looked_at)
+        patch.setattr(training, "STEPS_PER_CALL", 1)
+        patch.setattr(Session, "train", accompanied(companions))
+        settings.run(folder)
+    return folder, settings, rounds
+
+
+def accompanied(companions):
+    train = Session.train
+    return lambda *given, **options: train(*given, companions=companions, **options)
+
+
+def test_a_training_costs_what_its_masks_let_pass_at_every_step(finished):
+    folder, settings, rounds = finished
+    found, dense = costs.read(folder), rst.operations(Ticket.load(ticket_of(folder, 0)).build())
+    passes = settings.objective.passes(10)
+    searched = passes.training if isinstance(settings, ScratchTickets) else 0
+    assert sorted(found) == list(range(len(rounds)))
+    for cost, steps in zip(found.values(), rounds, strict=True):
+        images = sum(n for n, _ in steps)
+        sparse = sum(n * f for n, f in steps)
+        more = searched * (images * dense.dense - sparse)  # every score has a gradient
+        assert (cost.steps, cost.examples) == (len(steps), images)
+        assert cost.training == passes.in_forward * sparse + more
+        assert cost.training_dense == passes.in_forward * images * dense.dense
+
+
+def test_tickets_cost_what_their_masks_let_pass(finished):
+    folder, _, _ = finished
+    for number, cost in costs.read(folder).items():
+        last = rst.operations(Ticket.load(ticket_of(folder, number)).build())
+        best = rst.operations(Ticket.load(ticket_of(folder, number, "_best")).build())
+        assert cost.inference_last == last.sparse and cost.inference_best == best.sparse
+        assert cost.inference_dense == last.dense
+        assert cost.last_fraction == last.fraction and cost.best_fraction == best.fraction
+
+
+def ticket_of(folder, number, which=""):
+    return folder / "tickets" / f"round_{number:02d}{which}.npz"

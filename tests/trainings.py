@@ -67,5 +67,5 @@ def read(workdir):
 def files(workdir):
     """What must not depend on interruptions, by name."""
     kept = [*(workdir / "tickets").iterdir(), *(workdir / "correct").iterdir()]
-    kept.append(workdir / "results.csv")
+    kept += [workdir / "results.csv", workdir / "costs.json"]
     return {str(file.relative_to(workdir)): file.read_bytes() for file in sorted(kept)}
