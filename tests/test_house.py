@@ -33,6 +33,7 @@ RANKS = (
     {"callbacks"},
     {"models", "data"},
     {"evaluation"},
+    {"first_masks", "_saliency"},
     {"transfer"},
     {"switch"},
     {"artefacts", "artefact_formats", "portable", "packed", "footprint"},
@@ -128,7 +129,7 @@ def test_every_public_name_is_there():
 
 def configurations():
     from experiments.experiment import EXPERIMENTS
-    from rst_tf import attacks, flying_bird, models, objectives, optimizers, schedules
+    from rst_tf import attacks, first_masks, flying_bird, models, objectives, optimizers, schedules
 
     for registry in (
         EXPERIMENTS,
@@ -138,6 +139,7 @@ def configurations():
         optimizers.OPTIMIZERS,
         schedules.SCHEDULES,
         flying_bird.TOPOLOGIES,
+        first_masks.FIRST_MASKS,
     ):
         yield from registry.values()
 
