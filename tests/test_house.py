@@ -26,15 +26,8 @@ RANKS = (
     {"masks", "layer_densities"},
     {"topology", "flying_bird"},
     {"layers", "traversal", "keras_optimizers", "binary_connect"},
-    {
-        "surgery",
-        "ticket",
-        "ticket_file",
-        "ticket_set",
-        "tensorboard",
-        "multiply_adds",
-        "early_bird",
-    },
+    {"surgery", "ticket", "ticket_file", "ticket_set", "tensorboard", "multiply_adds"}
+    | {"early_bird", "channels"},
     {"attacks"},
     {"objectives", "carried_noise", "distillation"},
     {"trainer"},

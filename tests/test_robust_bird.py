@@ -18,7 +18,7 @@ from rst_tf import FGSM, Adversarial, RobustTrainer, Ticket
 from rst_tf.data import batches
 from rst_tf.early_bird import EarlyBird, distance
 from rst_tf.initializers import initialize
-from rst_tf.models import Conv, masked_parts
+from rst_tf.models import masked_parts
 from rst_tf.optimizers import SGD
 from rst_tf.random import subseed
 from rst_tf.schedules import Linear
