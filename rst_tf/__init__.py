@@ -28,6 +28,8 @@ _HOME = {
     "SNIP": "first_masks",
     "GraSP": "first_masks",
     "SynFlow": "first_masks",
+    "sparsity_report": "sparsity",
+    "mask_overlap": "overlap",
     "masked_kernels": "traversal",
     "operations": "multiply_adds",
     "Operations": "multiply_adds",
