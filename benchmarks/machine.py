@@ -47,8 +47,12 @@ class Turns:
 
     def end(self, step_ms: float, **notes: float) -> None:
         """Reports a turn, after the lone operation was run 20 times."""
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        self._pipe.send(Turn(step_ms, best_ms(self._product), peak, notes))
+        self._pipe.send(Turn(step_ms, best_ms(self._product), peak_mb(), notes))
+
+
+def peak_mb() -> float:
+    """The most memory that this process ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def best_ms(work: Callable[[], object], repeats: int = 20) -> float:

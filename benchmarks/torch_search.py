@@ -5,35 +5,49 @@ from collections.abc import Callable
 
 from benchmarks import machine
 from benchmarks.search_step import (
+    BLOCKS,
     DECAY,
-    DENSITY,
     EPSILON,
     LONE,
     MOMENTUM,
     RATE,
     STEP_SIZE,
     WARM,
+    Search,
 )
+from rst_tf import masks
 
 
-def published(pipe, batch: int, attack_steps: int, steps: int, threads: int) -> None:
+def published(
+    pipe, search: Search, batch: int, attack_steps: int, steps: int, threads: int
+) -> None:
     """Every forward sorts the scores of every layer; attack steps make their gradients too."""
-    _work(pipe, batch, steps, threads, lambda torch: _published_step(torch, attack_steps), False)
+
+    def make(torch):
+        return _published_step(torch, search, attack_steps)
+
+    _work(pipe, batch, steps, threads, make, False)
 
 
 def best(
-    pipe, batch: int, attack_steps: int, steps: int, threads: int, channels_last: bool
+    pipe,
+    search: Search,
+    batch: int,
+    attack_steps: int,
+    steps: int,
+    threads: int,
+    channels_last: bool,
 ) -> None:
     """Masks once a step by selection, kernels formed once, gradients of the input alone."""
 
     def make(torch):
-        return _best_step(torch, attack_steps, channels_last)
+        return _best_step(torch, search, attack_steps, channels_last)
 
     _work(pipe, batch, steps, threads, make, channels_last)
 
 
-def _network(torch, convolution: Callable):
-    """cResNet18: a post-activation ResNet18 for 32x32 without affine normalisation."""
+def _network(torch, search: Search, convolution: Callable):
+    """A post-activation ResNet for 32x32 without affine normalisation."""
     nn = torch.nn
     F = nn.functional
 
@@ -56,31 +70,40 @@ def _network(torch, convolution: Callable):
             return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
     blocks, before = [], 64
-    for channels in (64, 128, 256, 512):
+    for number, channels in zip(BLOCKS[search.depth], (64, 128, 256, 512), strict=True):
         blocks += [Block(before, channels, 1 if before == channels else 2)]
-        blocks += [Block(channels, channels, 1)]
+        blocks += [Block(channels, channels, 1) for _ in range(number - 1)]
         before = channels
-    return nn.Sequential(
+    network = nn.Sequential(
         convolution(3, 64, 3, 1),
         norm(64),
         nn.ReLU(),
         *blocks,
         nn.AvgPool2d(4),
         convolution(512, 10, 1, 1),
+        norm(10) if search.normalized_logits else nn.Identity(),
         nn.Flatten(),
     )
+    layers = [module for module in network.modules() if hasattr(module, "scores")]
+    sizes = [layer.scores.numel() for layer in layers]
+    densities = masks.adaptive_densities(sizes, search.density, search.power)
+    for layer, size, density in zip(layers, sizes, densities, strict=True):
+        layer.removed = int((1 - density) * size)
+    return network, layers
 
 
-def _convolution(torch, weight_of: Callable) -> Callable:
-    """A convolution over a frozen signed constant; `weight_of(self)` masks it."""
+def _convolution(torch, search: Search, weight_of: Callable) -> Callable:
+    """A convolution over frozen signs; `weight_of(self)` masks it."""
     nn = torch.nn
 
     class Convolution(nn.Conv2d):
         def __init__(self, inputs, outputs, size, stride):
             super().__init__(inputs, outputs, size, stride, size // 2, bias=False)
             self.scores = nn.Parameter(torch.empty_like(self.weight))
-            nn.init.kaiming_uniform_(self.scores, a=5**0.5)
-            constant = (2 / (inputs * size * size)) ** 0.5
+            fan = inputs * size * size
+            bound = search.scale / (fan**0.5 if search.fan == "all" else 1)
+            nn.init.uniform_(self.scores, -bound, bound)
+            constant = 1 if search.initializer == "binary" else (2 / fan) ** 0.5
             self.weight = nn.Parameter(self.weight.detach().sign() * constant, requires_grad=False)
 
         def forward(self, x):
@@ -89,35 +112,42 @@ def _convolution(torch, weight_of: Callable) -> Callable:
     return Convolution
 
 
-def _published_step(torch, attack_steps: int) -> Callable:
+def _published_step(torch, search: Search, attack_steps: int) -> Callable:
     from torch.nn.functional import cross_entropy
 
     class Subset(torch.autograd.Function):
         @staticmethod
-        def forward(context, scores):
+        def forward(context, scores, removed):
             mask = scores.clone()
             _, order = scores.flatten().sort()
-            removed = int((1 - DENSITY) * scores.numel())
             flat = mask.flatten()
             flat[order[:removed]], flat[order[removed:]] = 0, 1
             return flat.view_as(mask)
 
         @staticmethod
         def backward(context, gradient):
-            return gradient
+            return gradient, None
 
-    convolution = _convolution(torch, lambda layer: layer.weight * Subset.apply(layer.scores.abs()))
-    model = _network(torch, convolution)
+    def weight_of(layer):
+        return layer.weight * Subset.apply(layer.scores.abs(), layer.removed)
+
+    model, _ = _network(torch, search, _convolution(torch, search, weight_of))
     sgd = _sgd(torch, model)
 
     def step(x, y):
         delta = torch.empty_like(x).uniform_(-EPSILON, EPSILON)
         delta = torch.clamp(x + delta, 0, 1) - x
+        worst, worst_loss = delta.clone(), torch.zeros(len(x))
         for _ in range(attack_steps):
             delta.requires_grad_()
-            cross_entropy(model(x + delta), y).backward()
+            losses = cross_entropy(model(x + delta), y, reduction="none")
+            losses.mean().backward()
+            if search.scored:
+                higher = losses.detach() > worst_loss
+                worst[higher], worst_loss[higher] = delta.detach()[higher], losses.detach()[higher]
             moved = torch.clamp(delta.detach() + STEP_SIZE * delta.grad.sign(), -EPSILON, EPSILON)
             delta = torch.clamp(x + moved, 0, 1) - x
+        delta = worst if search.scored else delta
         loss = cross_entropy(model(x + delta), y)
         sgd.zero_grad()
         loss.backward()
@@ -126,22 +156,20 @@ def _published_step(torch, attack_steps: int) -> Callable:
     return step
 
 
-def _best_step(torch, attack_steps: int, channels_last: bool) -> Callable:
+def _best_step(torch, search: Search, attack_steps: int, channels_last: bool) -> Callable:
     from torch.nn.functional import cross_entropy
 
-    convolution = _convolution(torch, lambda layer: layer.formed)
-    model = _network(torch, convolution)
+    convolution = _convolution(torch, search, lambda layer: layer.formed)
+    model, layers = _network(torch, search, convolution)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
-    layers = [module for module in model.modules() if hasattr(module, "scores")]
     sgd = _sgd(torch, model)
 
     @torch.no_grad()
     def refresh():
         for layer in layers:
             size = layer.scores.abs()
-            removed = int((1 - DENSITY) * size.numel())
-            threshold = size.flatten().kthvalue(removed).values if removed else -1
+            threshold = size.flatten().kthvalue(layer.removed).values if layer.removed else -1
             layer.mask = (size > threshold).to(size.dtype)
 
     def form(gradients):
@@ -156,10 +184,17 @@ def _best_step(torch, attack_steps: int, channels_last: bool) -> Callable:
         low, high = (x - EPSILON).clamp_(0, 1), (x + EPSILON).clamp_(0, 1)
         x_adv = torch.empty_like(x).uniform_(-EPSILON, EPSILON).add_(x).clamp_(0, 1)
         form(gradients=False)
+        worst, worst_loss = x_adv, torch.zeros(len(x))
         for _ in range(attack_steps):
             x_adv.requires_grad_()
-            (gradient,) = torch.autograd.grad(cross_entropy(model(x_adv), y), x_adv)
+            losses = cross_entropy(model(x_adv), y, reduction="none")
+            (gradient,) = torch.autograd.grad(losses.sum(), x_adv)
+            if search.scored:
+                higher = losses.detach() > worst_loss
+                worst = torch.where(higher[:, None, None, None], x_adv.detach(), worst)
+                worst_loss = torch.maximum(losses.detach(), worst_loss)
             x_adv = torch.clamp(x_adv.detach().add_(gradient.sign_(), alpha=STEP_SIZE), low, high)
+        x_adv = worst if search.scored else x_adv
         form(gradients=True)
         loss = cross_entropy(model(x_adv), y)
         formed = torch.autograd.grad(loss, [layer.formed for layer in layers])
@@ -180,6 +215,7 @@ def _sgd(torch, model):
 def _work(pipe, batch: int, steps: int, threads: int, make: Callable, channels_last: bool) -> None:
     import torch
 
+    imported_mb = machine.peak_mb()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     images = torch.rand(1280, 3, 32, 32)
@@ -202,4 +238,4 @@ def _work(pipe, batch: int, steps: int, threads: int, make: Callable, channels_l
         run(WARM)
         started = time.perf_counter()
         run(steps)
-        turns.end((time.perf_counter() - started) / steps * 1e3)
+        turns.end((time.perf_counter() - started) / steps * 1e3, imported_mb=imported_mb)
