@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from experiments.companion import Companion, all_shown
+from experiments.distillation import Distillation
 from experiments.experiment import Experiment, RunError
 from experiments.interruption import Wish, stop_wishes
 from experiments.workdir import Workdir
@@ -56,6 +57,7 @@ class Training(Experiment):
             attack of every evaluation, a fixed stratified draw: rows of split `unaugmented`, whose
             robust accuracy minus that of `test` is the robust generalisation gap; none takes none.
         l1: Weight of the L1 norm of the surviving kernel weights in the training loss.
+        distillation: Finished networks whose answers are learned beside the labels.
         seed: Of initial weights, data order and attack starts.
         jit: Use XLA: auto does so unless the network has convolutions.
         track_jumps: Keep masks and normalisation statistics around a jump, and report on them in
@@ -77,6 +79,7 @@ class Training(Experiment):
     eval_limit: int | None = None
     eval_train: int | None = None
     l1: float = 0.0
+    distillation: Distillation = Distillation()
     seed: int = 0
     jit: Literal["auto", "on", "off"] = "auto"
     track_jumps: float | None = None
@@ -182,6 +185,7 @@ class Session:
         }
         if settings.eval_train is not None:
             self.evaluated["unaugmented"] = _limited(self.splits.train, settings.eval_train)
+        self.teachers = settings.distillation.load(self.splits)
         if workdir is not None:
             self._claim(workdir)
 
@@ -231,12 +235,14 @@ class Session:
         return f"round {number} of {self.rounds}" if self.rounds else f"round {number}"
 
     def _dataset(self) -> dict[str, Any]:
+        teachers = self.settings.distillation.digests()
         return {
             "fingerprint": self.splits.fingerprint,
             "classes": self.splits.classes,
             "shape": list(self.splits.shape),
             "train_examples": len(self.splits.train),
             **{f"{name}_examples": len(part) for name, part in self.evaluated.items()},
+            **({"teachers": teachers} if teachers else {}),
         }
 
     def load_ticket(self, name: str) -> Ticket:
@@ -254,7 +260,12 @@ class Session:
 
         settings = self.settings
         trainer = SteppingTrainer(
-            self.network, settings.objective, settings.judged_by, seed=settings.seed, l1=settings.l1
+            self.network,
+            settings.objective,
+            settings.judged_by,
+            seed=settings.seed,
+            l1=settings.l1,
+            teachers=self.teachers if settings.distillation.teachers else None,
         )
         repeats = settings.objective.repeats
         trainer.compile(

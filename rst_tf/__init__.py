@@ -52,6 +52,7 @@ _HOME = {
     "Trades": "objectives",
     "Free": "objectives",
     "Fast": "objectives",
+    "Teachers": "distillation",
     "RobustTrainer": "trainer",
     "accuracy": "evaluation",
     "robust_accuracy": "evaluation",

@@ -7,6 +7,7 @@ import tensorflow as tf
 from rst_tf import keras_optimizers, random, strategies
 from rst_tf.attacks.attack import Attack, check_logits
 from rst_tf.carried_noise import CarriedNoise
+from rst_tf.distillation import Teachers
 from rst_tf.objectives import Adversarial, Objective
 from rst_tf.traversal import (
     masked_kernels,
@@ -35,6 +36,7 @@ class RobustTrainer(keras.Model):
             true labels and cross-entropy.
         seed: Keys every random start.
         l1: Weight of the L1 norm of the surviving masked kernels in the loss, at least 0.
+        teachers: Networks whose answers are learned beside the labels.
 
     Raises:
         ValueError: The network is not built or returns probabilities, or `norm_mode="batch"` with
@@ -48,6 +50,7 @@ class RobustTrainer(keras.Model):
         evaluation_attack: Attack | None = None,
         seed: int = 0,
         l1: float = 0.0,
+        teachers: Teachers | None = None,
         **kwargs,
     ):
         _check_network(network, objective)
@@ -57,7 +60,7 @@ class RobustTrainer(keras.Model):
         self.network = network
         self.objective = objective
         self.evaluation_attack = evaluation_attack or evaluation_default(objective)
-        self.seed, self.l1 = seed, l1
+        self.seed, self.l1, self.teachers = seed, l1, teachers
         self.noise = None
         self._kept: CarriedNoise | None = None
         self._factors: list[float] = []
@@ -234,6 +237,8 @@ class RobustTrainer(keras.Model):
             with tf.control_dependencies([] if x_adv is None else [x_adv]):
                 # no kernel of this pass is formed while the attack still holds its own
                 outcome = objective.loss(self.network, images, x_adv, y)
+            if self.teachers is not None:
+                outcome = self.teachers.taught(outcome, images, x_adv)
             values = outcome.loss if weights is None else outcome.loss * weights
             loss = tf.reduce_sum(values) / tf.reduce_sum(shares)
             if self.network.losses:

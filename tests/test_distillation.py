@@ -1,0 +1,211 @@
+"""Laws of learning from teachers beside labels."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from networks import easy_data, small
+from trainings import QUICK, files, read
+
+from experiments.dense_training import DenseTraining
+from experiments.distillation import Distillation
+from experiments.experiment import RunError
+from experiments.training import Session
+from rst_tf import (
+    FGSM,
+    PGD,
+    Adversarial,
+    Fast,
+    Free,
+    Mixed,
+    Natural,
+    RobustTrainer,
+    Teachers,
+    Ticket,
+    Trades,
+    initialize,
+)
+from rst_tf.data import Data
+from rst_tf.objectives import Outcome
+
+ATTACK = PGD(0.1, steps=2)
+OBJECTIVES = [
+    Natural(),
+    Natural(label_smoothing=0.1),
+    Adversarial(ATTACK),
+    Mixed(ATTACK),
+    Trades(ATTACK),
+    Free(0.1),
+    Fast(0.1),
+]
+MIXES = [(1, 0.3, 1.0), (2, 0.5, 2.0), (1, 1.0, 4.0)]  # teachers, weight, temperature
+CASES = [(each, *MIXES[1]) for each in OBJECTIVES] + [(OBJECTIVES[2], *mix) for mix in MIXES[::2]]
+
+
+def network(seed):
+    built = small()
+    initialize(built, seed, "kaiming_normal")
+    return built
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
+def softened(loss, student, teachers, weight, t):
+    """The formula, in NumPy."""
+    soft = 0
+    for teacher in teachers:
+        p, q = softmax(teacher / t), softmax(student / t)
+        soft = soft + (p * np.log(p / q)).sum(-1) / len(teachers)
+    return (1 - weight) * loss + weight * t**2 * soft
+
+
+@pytest.mark.parametrize(("objective", "number", "weight", "t"), CASES, ids=str)
+def test_the_loss_is_the_formula_on_what_is_trained_on(objective, number, weight, t):
+    x, y = easy_data(12)
+    x_adv = np.clip(x + 0.05, 0, 1) if objective.training_attack else None
+    student, teachers = network(0), [network(n + 1) for n in range(number)]
+    outcome = objective.loss(student, x, x_adv, y)
+    found = Teachers(teachers, weight, t).taught(outcome, x, x_adv)
+    seen = x if x_adv is None else x_adv
+    answers = [np.asarray(teacher(seen)) for teacher in teachers]
+    expected = softened(np.asarray(outcome.loss), np.asarray(student(seen)), answers, weight, t)
+    np.testing.assert_allclose(found.loss, expected, rtol=1e-4, atol=1e-6)
+    assert found[1:] == outcome[1:]
+
+
+def test_a_teacher_that_agrees_adds_nothing():
+    x, y = easy_data(12)
+    student = network(0)
+    outcome = Natural().loss(student, x, None, y)
+    found = Teachers([student], 0.4, 3.0).taught(outcome, x, None)
+    np.testing.assert_allclose(found.loss, 0.6 * outcome.loss, atol=1e-6)
+
+
+def test_teachers_are_neither_trained_nor_differentiated():
+    x, _ = easy_data(12)
+    x, teacher = tf.constant(x), network(1)
+    student = tf.constant(np.random.default_rng(0).normal(size=(12, 4)).astype("float32"))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        outcome = Outcome(tf.zeros(12), clean=student)
+        loss = Teachers([teacher]).taught(outcome, x, None).loss
+    gradients = tape.gradient(loss, [x, *teacher.trainable_variables])
+    assert gradients == [None] * len(gradients)
+
+
+def trained(objective, teachers, steps=6):
+    x, y = easy_data(64)
+    trainer = RobustTrainer(network(0), objective, seed=3, teachers=teachers)
+    trainer.compile("sgd", jit_compile=False)
+    trainer.fit(x, y, batch_size=16, epochs=steps, shuffle=False, verbose=0)
+    return trainer
+
+
+def test_a_training_changes_the_student_alone():
+    teacher = network(1)
+    before = [v.numpy() for v in teacher.variables]
+    trainer = trained(Adversarial(FGSM(0.05)), Teachers([teacher]))
+    assert all(map(np.array_equal, before, [v.numpy() for v in teacher.variables]))
+    assert not {id(v) for v in trainer.variables} & {id(v) for v in teacher.variables}
+    assert len(trainer.optimizer.variables) < 20
+
+
+def test_a_student_comes_to_answer_like_its_teacher():
+    x, _ = easy_data(64)
+    teacher, far = network(1), []
+    for teachers in (None, Teachers([teacher], 1.0, 1.0)):
+        student = trained(Natural(), teachers, steps=40).network
+        far.append(np.abs(softmax(np.asarray(student(x))) - softmax(np.asarray(teacher(x)))).mean())
+    assert far[1] < 0.5 * far[0], far
+
+
+# ---------------------------------------------------------------- as an option of a training
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory):
+    """Runs: one on the same images, one that saw others, one of other images."""
+    root = tmp_path_factory.mktemp("teachers")
+    short = {**QUICK, "objective": Natural(), "train_steps": 2, "eval_every": 2}
+    DenseTraining(**short).run(root / "natural")
+    DenseTraining(**{**short, "data": Data(train_limit=90)}).run(root / "elsewhere")
+    Ticket.of(small(), description={"keras": json.loads(small().to_json())}).save(
+        root / "small.npz"
+    )
+    return root
+
+
+def student(*sources, **options):
+    return DenseTraining(**QUICK, distillation=Distillation(tuple(map(str, sources)), **options))
+
+
+def test_a_run_learns_from_finished_runs(teachers, tmp_path):
+    file = teachers / "natural" / "tickets" / "round_00.npz"
+    sources = {"two": [teachers / "natural", file], "none": []}
+    runs = {name: student(*each) for name, each in sources.items()}
+    found = {}
+    for name, run in runs.items():
+        run.run(tmp_path / name)
+        found[name] = files(tmp_path / name)
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        assert len(config["dataset"].get("teachers", [])) == len(sources[name])
+    assert len({value["tickets/round_00.npz"] for value in found.values()}) == 2
+    losses = [row["loss"] for name in runs for row in read(tmp_path / name)[2:3]]
+    assert len(set(losses)) == 2  # of training; evaluations are on labels alone
+
+
+def test_without_teachers_nothing_is_new():
+    assert student() == DenseTraining(**QUICK)
+    assert Session(student(), None).trainer().teachers is None
+
+
+def test_other_teachers_are_another_configuration(teachers, tmp_path):
+    folder = shutil.copytree(teachers / "natural", tmp_path / "teacher")
+    with Session(student(folder), tmp_path / "student"):
+        pass
+    tickets = folder / "tickets"
+    shutil.copy(tickets / "round_00.npz", tickets / "round_00_best.npz")
+    with pytest.raises(RunError, match="was made by another configuration"):
+        Session(student(folder), tmp_path / "student")
+
+
+REFUSED = {
+    "no folder": (lambda t: student(t / "nothing"), "distillation.teachers=.* does not exist"),
+    "other images": (
+        lambda t: student(t / "small.npz"),
+        r"small.npz is made for images \(6, 6, 1\) of 4 classes; the data have \(28, 28, 1\)",
+    ),
+    "another split": (
+        lambda t: student(t / "elsewhere"),
+        "elsewhere was trained on other images or another split",
+    ),
+    "weight": (lambda t: student(t, weight=0.0), r"weight must be in \(0, 1\]; received weight=0"),
+    "temperature": (
+        lambda t: student(t, temperature=0.0),
+        "temperature must be above 0; received temperature=0.0",
+    ),
+    "weight of none": (
+        lambda t: student(weight=0.3),
+        "weight has no effect without teachers; received weight=0.3",
+    ),
+    "no networks": (lambda t: Teachers([]), "networks must be at least one teacher"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_wrong_teachers_are_refused_before_a_run(name, teachers):
+    make, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        Session(make(teachers), None)
+
+
+def test_a_round_under_other_settings_may_go_without(teachers):
+    session = Session(student(teachers / "natural"), None)
+    assert session.trainer().teachers is session.teachers is not None
+    with session.changed(distillation=Distillation()):
+        assert session.trainer().teachers is None
