@@ -13,8 +13,8 @@ from workdirs import EVERY, Case, make_run, rows_of, write_results
 import run_analysis
 from experiments.training import Session
 from rst_tf import Ticket
-from rst_tf.analysis import groups, overfitting_report, runs, topology
-from rst_tf.analysis.overfitting import declines_of
+from rst_tf.analysis import costs, groups, overfitting_report, runs, topology
+from rst_tf.analysis.overfitting import COSTS, declines_of
 from rst_tf.evaluation import Evaluator
 
 # ---------------------------------------------------------------- the split `unaugmented`
@@ -170,6 +170,22 @@ def test_the_table_is_printed_and_stands_in_every_file(tmp_path, capsys):
     assert "Robust overfitting" in page and 'id="overfitting"' in page
     rows = [line.split() for line in said.splitlines() if "+20.0" in line]
     assert rows[0][-2:] == ["-", "-"]
+
+
+def test_costs_stand_beside_accuracies(tmp_path, capsys):
+    """Of all rounds so far; what a run does not tell is a dash, and empty in the CSV file."""
+    folders = [workdir_of(tmp_path / f"s{n}", "falls", density=1 - n) for n in range(2)]
+    cost = costs.Cost(0, 5, 100, 0, 10, 1, 4 * 10**9, 10**10, 3 * 10**6, None, 10**7)
+    (folders[0] / costs.FILE).write_text(costs.text({0: cost}))
+    found = groups.groups_of([runs.load(folder) for folder in folders])
+    overfitting_report.write(found, tmp_path / "out")
+    with open(tmp_path / "out" / "overfitting.csv", newline="") as file:
+        one, other = csv.DictReader(file)
+    assert (float(one["training"]), float(one["training_of_dense"])) == (4e9, 0.4)
+    assert float(one["inference_last_of_dense"]) == 0.3 and one["inference_best"] == ""
+    assert not any(other[name] for name in COSTS)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "+49.0" in line]
+    assert lines[0].endswith("4e+09 (40.0 %)  3e+06 (30.0 %)") and lines[1].split()[-1] == "-"
 
 
 def test_the_figure_marks_what_updates_did(tmp_path):

@@ -6,14 +6,24 @@ gap is the measure on training images without augmentation minus that on test im
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from rst_tf.analysis import costs
 from rst_tf.analysis.estimates import Estimate, estimate
 from rst_tf.analysis.groups import Group
 from rst_tf.analysis.runs import Choice, Run
 from rst_tf.analysis.tables import Line, Point
 
 UNAUGMENTED = "unaugmented"
+COSTS = {
+    "training": "spent",
+    "training_of_dense": "spent_fraction",
+    "inference_last": "inference_last",
+    "inference_last_of_dense": "last_fraction",
+    "inference_best": "inference_best",
+    "inference_best_of_dense": "best_fraction",
+}
+"""What is told of costs, and the attribute of `costs.Cost` that it is."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,7 +39,7 @@ class Decline:
         best_gap: On unaugmented training images minus test, at the best step; None where a run
             did not evaluate them.
         last_gap: The same at the last step.
-        costs: By name; empty where a run does not tell them.
+        costs: By the names of COSTS, without those that a run does not tell.
     """
 
     label: str
@@ -75,7 +85,7 @@ def _decline(group: Group, line: Line) -> Decline:
         accuracy=_fallen(ends, "accuracy"),
         best_gap=_known(gap(run, line.round, best) for run, best, _ in ends),
         last_gap=_known(gap(run, line.round, last) for run, _, last in ends),
-        costs=_costs(group.runs),
+        costs=_costs(group.runs, line.round),
     )
 
 
@@ -83,11 +93,16 @@ def _fallen(ends: Sequence[tuple[Run, Choice, Choice]], name: str) -> Estimate:
     return estimate(getattr(best.test, name) - getattr(last.test, name) for _, best, last in ends)
 
 
-def _known(values) -> Estimate | None:
+def _known(values: Iterable[float | None]) -> Estimate | None:
     values = list(values)
     return None if None in values else estimate(values)
 
 
-def _costs(runs: Sequence[Run]) -> dict[str, Estimate]:
-    del runs
-    return {}
+def _costs(runs: Sequence[Run], round: int) -> dict[str, Estimate]:
+    told = [(costs.read(run.workdir) or {}).get(round) for run in runs]
+    if None in told:
+        return {}
+    found = {
+        name: _known(getattr(cost, attribute) for cost in told) for name, attribute in COSTS.items()
+    }
+    return {name: value for name, value in found.items() if value is not None}

@@ -7,13 +7,14 @@ from pathlib import Path
 from rst_tf.analysis import formats, page, printing, records, style
 from rst_tf.analysis.estimates import Estimate
 from rst_tf.analysis.groups import Group
-from rst_tf.analysis.overfitting import Decline, declines_of
+from rst_tf.analysis.overfitting import COSTS, Decline, declines_of
 from rst_tf.analysis.overfitting_figure import MOST, curves
 from rst_tf.analysis.printing import Column
 from rst_tf.analysis.report import TERMINAL, write_files
 
 NONE = "-"
 GAP = "gap to training"
+COST = "multiply-adds (of dense)"
 
 
 def write(groups: Sequence[Group], out: str | Path) -> str:
@@ -79,8 +80,9 @@ def columns(declines: Sequence[Decline], groups: Sequence[Group]) -> tuple[Colum
     for name in ("best", "last"):
         read = points(operator.attrgetter(f"{name}_gap"))
         spec.append((GAP, name, lambda decline, read=read: read(decline) or NONE))
-    for name in dict.fromkeys(name for decline in declines for name in decline.costs):
-        spec.append(("cost", name, lambda decline, name=name: _cost(decline.costs.get(name))))
+    if any(decline.costs for decline in declines):
+        spec.append((COST, "training", lambda decline: _cost(decline, "training")))
+        spec.append((COST, "inference", lambda decline: _cost(decline, "inference_last")))
     made = (Column(group, head, tuple(map(cell, declines))) for group, head, cell in spec)
     return tuple(column for column in made if any(column.cells))
 
@@ -100,6 +102,11 @@ def notes(declines: Sequence[Decline], groups: Sequence[Group]) -> list[str]:
         said.append(
             f"Gap to training: {table.measure} on training images without augmentation minus that "
             "on test images, in points."
+        )
+    if any(decline.costs for decline in declines):
+        said.append(
+            "Multiply-adds of all that was trained up to the last step, and of one image through "
+            "the last network; a pass forward and back counts as three forward."
         )
     if any(len(table.seeds) > 1 for table in tables):
         each = [f"{group.label}: {formats.seeds(group.table)}".lstrip(": ") for group in groups]
@@ -125,13 +132,18 @@ def record(decline: Decline) -> dict[str, object]:
         made |= cells(f"last_{name}", getattr(decline.last, name))
         made |= cells(f"{name}_difference", getattr(decline, name))
     made |= cells("best_gap", decline.best_gap) | cells("last_gap", decline.last_gap)
-    for name, value in decline.costs.items():
-        made |= cells(name.replace(" ", "_"), value)
+    for name in COSTS:
+        made |= cells(name, decline.costs.get(name))
     return made
 
 
-def _cost(value: Estimate | None) -> str:
-    return NONE if value is None else f"{value.mean:.4g}"
+def _cost(decline: Decline, name: str) -> str:
+    """A number of multiply-adds, and its share of a dense network's."""
+    if name not in decline.costs:
+        return NONE
+    share = decline.costs.get(f"{name}_of_dense")
+    said = f"{decline.costs[name].mean:.4g}"
+    return said if share is None else f"{said} ({100 * share.mean:.1f} %)"
 
 
 def _text(declines: Sequence[Decline], groups: Sequence[Group], said: Sequence[str]) -> str:
