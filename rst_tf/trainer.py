@@ -10,6 +10,7 @@ from rst_tf.carried_noise import CarriedNoise
 from rst_tf.distillation import Teachers
 from rst_tf.objectives import Adversarial, Objective
 from rst_tf.traversal import (
+    kernels_given,
     masked_kernels,
     masked_layers,
     refresh_masks,
@@ -63,6 +64,8 @@ class RobustTrainer(keras.Model):
         self.seed, self.l1, self.teachers = seed, l1, teachers
         self.noise = None
         self._kept: CarriedNoise | None = None
+        self._growth: tuple = ()
+        self._growth_beta = 0.0
         self._factors: list[float] = []
         self.built = True
 
@@ -178,6 +181,45 @@ class RobustTrainer(keras.Model):
         )
         self.noise = self._kept.variable
 
+    def watch_growth(self, beta: float = 0.0) -> list:
+        """From now on remembers the gradient of what layers see of their kernels, zeros included.
+
+        At a pruned weight it is what a regrown one would feel. It is that of a training step's own
+        batch, before the step: m <- beta m + (1 - beta) g. Call it after `compile`.
+
+        Args:
+            beta: In [0, 1); 0 remembers the last gradient alone.
+
+        Returns:
+            A variable for each masked kernel in traversal order, of its shape, all 0.
+
+        Raises:
+            ValueError: The network has no masked kernels or searches, or the optimiser scales the
+                loss, so that gradients of different steps have different units.
+        """
+        kernels = masked_kernels(self.network)
+        if any(masked.scores is not None for masked in kernels):
+            raise ValueError("watch_growth needs masks that are not searched: scores change them")
+        if hasattr(self.optimizer, "dynamic_scale"):
+            raise ValueError(f"watch_growth cannot go with {type(self.optimizer).__name__}")
+        self._growth_beta = beta
+        self._growth = tuple(_zeros_like(masked.kernel) for masked in kernels)
+        if self.train_function is not None:  # it may have been traced without
+            self.make_train_function(force=True)
+        return list(self._growth)
+
+    def _seen(self) -> list:
+        """What layers see of their kernels, if its gradient is asked for."""
+        return [tf.convert_to_tensor(m.effective()) for m in self._masks] if self._growth else []
+
+    def _remember(self, gradients) -> None:
+        if _replicas() > 1 and gradients:
+            context = tf.distribute.get_replica_context()
+            gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        for memory, gradient in zip(self._growth, gradients, strict=True):
+            beta = self._growth_beta
+            memory.assign(beta * memory + (1 - beta) * gradient if beta else gradient)
+
     def schedule_epsilon(self, total: int, steps_per_epoch: int = 1) -> None:
         """Lays the objective's `epsilon_schedule` over a training.
 
@@ -236,7 +278,9 @@ class RobustTrainer(keras.Model):
                 tape.watch(x_adv)
             with tf.control_dependencies([] if x_adv is None else [x_adv]):
                 # no kernel of this pass is formed while the attack still holds its own
-                outcome = objective.loss(self.network, images, x_adv, y)
+                seen = self._seen()
+                with kernels_given(self._masks[: len(seen)], seen):
+                    outcome = objective.loss(self.network, images, x_adv, y)
             if self.teachers is not None:
                 outcome = self.teachers.taught(outcome, images, x_adv)
             values = outcome.loss if weights is None else outcome.loss * weights
@@ -247,11 +291,14 @@ class RobustTrainer(keras.Model):
                 norms = [tf.reduce_sum(tf.abs(m.kernel * m.mask)) for m in self._masks]
                 loss += self.l1 * tf.add_n(norms) / _replicas()
             scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, [*variables, x_adv] if moves else variables)
+        sources = [*variables, *seen, *([x_adv] if moves else [])]
+        gradients = tape.gradient(scaled, sources)
         if self._kept is not None:
             self._kept.write(*places, x_adv - images)
         if moves:
             self.noise.assign(objective.moved(self.noise.value, gradients.pop()))
+        self._remember(gradients[len(variables) :])
+        gradients = gradients[: len(variables)]
         keras_optimizers.step(self.optimizer, gradients, variables, self._masks)
         refresh_masks(self._masks, static=bool(self.jit_compile))
         return values, outcome, x_adv
@@ -344,6 +391,11 @@ def _check_first(network, x, y):
                 f"{labels.min()} to {labels.max()}"
             )
     return shape
+
+
+def _zeros_like(variable) -> keras.Variable:
+    zeros = np.zeros(variable.shape, np.float32)
+    return keras.Variable(zeros, trainable=False, aggregation="only_first_replica", name="growth")
 
 
 def _masked_or_none(network) -> list:

@@ -35,6 +35,7 @@ RANKS = (
     {"models", "data"},
     {"evaluation"},
     {"first_masks", "_saliency"},
+    {"dynamic_sparsity", "sparse_trainer"},
     {"transfer"},
     {"switch"},
     {"artefacts", "artefact_formats", "portable", "packed", "footprint"},
