@@ -11,6 +11,7 @@ _HOME = {
     "masked": "surgery",
     "baked": "surgery",
     "with_logits": "surgery",
+    "shrunk": "shrinking",
     "left_dense": "surgery",
     "MaskedDense": "layers",
     "MaskedConv1D": "layers",

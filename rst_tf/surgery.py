@@ -76,7 +76,7 @@ def masked(
             return _same(layer)
         return MASKED_CLASS[type(layer)].from_config({**layer.get_config(), **options})
 
-    copy, pairs = _converted(model, convert)
+    copy, pairs = converted(model, convert)
     unknown = named - {layer.name for layer, _ in pairs}
     if unknown:
         raise ValueError(f"dense names layers the model does not have: {sorted(unknown)}")
@@ -104,7 +104,7 @@ def baked(network: keras.Model) -> keras.Model:
         config = {k: v for k, v in layer.get_config().items() if k not in _MASK_ARGUMENTS}
         return _PLAIN_CLASS[type(layer)].from_config(config)
 
-    return _converted(network, convert)[0]
+    return converted(network, convert)[0]
 
 
 def with_logits(model: keras.Model) -> keras.Model:
@@ -125,7 +125,7 @@ def with_logits(model: keras.Model) -> keras.Model:
             return keras.layers.Activation("linear", name=layer.name)
         return type(layer).from_config({**layer.get_config(), "activation": "linear"})
 
-    return _converted(model, convert)[0]
+    return converted(model, convert)[0]
 
 
 def ends_in_softmax(model: keras.Model) -> bool:
@@ -157,12 +157,16 @@ def check_clonable(model, verb: str) -> None:
         raise ValueError(f"model {model.name!r} is not built; call it once or give an Input first")
 
 
-def _same(layer):
-    return type(layer).from_config(layer.get_config())
+def converted(model, convert: Callable, copy: Callable | None = None):
+    """A copy with each layer converted, weights too, and the pairs (old layer, new layer).
 
-
-def _converted(model, convert: Callable):
-    """A copy with each layer converted, weights too, and the pairs (old layer, new layer)."""
+    Args:
+        model: Sequential or functional model.
+        convert: From a layer to the one that stands for it, not built.
+        copy: Gives the second of two layers the first one's weights; by default all variables, or
+            of a masked layer what it sees of them.
+    """
+    copy = copy or _copy_variables
     pairs = []
 
     def clone(layer):
@@ -176,11 +180,15 @@ def _converted(model, convert: Callable):
         return layer(*args, **kwargs)
 
     functional = {"call_function": call} if isinstance(model, Functional) else {}
-    copy = keras.models.clone_model(model, clone_function=clone, recursive=True, **functional)
+    made = keras.models.clone_model(model, clone_function=clone, recursive=True, **functional)
     for old, new in pairs:
-        _copy_variables(old, new)
-    finalize_statistics(copy)
-    return copy, pairs
+        copy(old, new)
+    finalize_statistics(made)
+    return made, pairs
+
+
+def _same(layer):
+    return type(layer).from_config(layer.get_config())
 
 
 def _copy_variables(old, new) -> None:

@@ -26,7 +26,7 @@ RANKS = (
     {"masks", "layer_densities"},
     {"topology", "flying_bird"},
     {"layers", "traversal", "keras_optimizers", "binary_connect"},
-    {"surgery", "ticket", "ticket_file", "ticket_set", "tensorboard", "multiply_adds"}
+    {"surgery", "ticket", "ticket_file", "ticket_set", "tensorboard", "multiply_adds", "shrinking"}
     | {"early_bird", "channels", "sparsity", "overlap"},
     {"attacks"},
     {"objectives", "carried_noise", "distillation"},

@@ -1,0 +1,199 @@
+"""Networks without the channels that pruning left without effect: equal outputs, fewer weights."""
+
+import keras
+import numpy as np
+import pytest
+from networks import NETWORKS, images
+from test_models import SMALL, built, shape_for
+
+import rst_tf as rst
+from rst_tf import models
+from rst_tf.models import MLP, Conv, PreActResNet, ResNet
+from rst_tf.normalization import Normalization
+from rst_tf.traversal import walk
+
+every_architecture = pytest.mark.parametrize(
+    "architecture", SMALL, ids=lambda architecture: type(architecture).__name__
+)
+
+
+def stirred(model, seed=0):
+    """The model with statistics, gains and biases as after a training."""
+    rng = np.random.default_rng(seed)
+    for variable in model.variables:
+        if len(variable.shape) == 1:
+            low = 0.5 if variable.name in ("gamma", "moving_variance") else -0.5
+            variable.assign(rng.uniform(low, 1.5, variable.shape))
+    return model
+
+
+def prune(network, density=0.6, seed=1):
+    """Zeros the masks of whole channels, but of the classifier, and what normalises these."""
+    rng = np.random.default_rng(seed)
+    following = after(network)
+    for masked in rst.masked_kernels(network)[:-1]:
+        mask = masked.mask.numpy()
+        axis = 2 if len(masked.output_axes) == 2 else mask.ndim - 1  # depthwise: by its input
+        gone = rng.random(mask.shape[axis]) > density
+        gone[rng.integers(len(gone))] = False
+        np.moveaxis(mask, axis, 0)[gone] = 0
+        masked.mask.assign(mask)
+        zero(following.get(masked.layer.name), gone)
+        if masked.layer.use_bias:
+            masked.layer.bias.assign(np.where(gone, 0, masked.layer.bias))
+    return network
+
+
+def after(network):
+    """By a layer's name, the normalisation that alone reads it."""
+    found = {}
+    for layer in network.layers:
+        if isinstance(layer, Normalization):
+            before = layer.input._keras_history.operation
+            found[before.name] = layer
+    return found
+
+
+def zero(norm, gone):
+    if norm is not None and norm.affine:
+        norm.gamma.assign(np.where(gone, 0, norm.gamma))
+        norm.beta.assign(np.where(gone, 0, norm.beta))
+
+
+def check_equal(network, small, x):
+    expected = np.asarray(network(x))
+    assert np.ptp(expected) > 1e-3  # else it would be no test
+    np.testing.assert_allclose(small(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@every_architecture
+def test_outputs_stay_and_weights_go(architecture):
+    network = prune(stirred(built(architecture, models.masked_parts())))
+    small = rst.shrunk(network)
+    check_equal(network, small, images(4, shape_for(architecture)))
+    assert small.count_params() < 0.9 * rst.baked(network).count_params()
+    assert not any(type(layer).__name__.startswith("Masked") for layer in walk(small))
+    assert rst.operations(small).dense < rst.operations(network).dense
+
+
+@every_architecture
+def test_with_nothing_to_leave_out_it_is_the_same_network(architecture):
+    network = stirred(built(architecture, models.masked_parts()))
+    small, baked = rst.shrunk(network), rst.baked(network)
+    assert small.to_json() == baked.to_json()
+    for one, other in zip(small.variables, baked.variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_not_understood_is_kept(name):
+    """Separable convolutions, shared layers and nested models among plain ones."""
+    model, x = NETWORKS[name](), images()
+    for variable in model.variables:
+        if len(variable.shape) == 4:
+            variable.assign(variable * (np.arange(variable.shape[-1]) > 0))
+    check_equal(model, rst.shrunk(model), x)
+
+
+@pytest.mark.parametrize("architecture", [MLP(hidden=(9, 8)), Conv(2, 0.1), ResNet(width=1 / 16)])
+def test_every_layer_keeps_a_channel(architecture):
+    network = built(architecture, models.masked_parts())
+    for masked in rst.masked_kernels(network)[:-1]:
+        masked.mask.assign(0 * masked.mask)
+    small = rst.shrunk(network)
+    found = [kernel.shape for kernel in small.weights if len(kernel.shape) > 1]
+    assert all(min(shape) >= 1 for shape in found) and {shape[-1] for shape in found[:-1]} == {1}
+    x = images(2, shape_for(architecture))
+    np.testing.assert_array_equal(small(x), network(x))
+
+
+def chain(bias=(0.0, 0.0, 0.0, 0.0), activation="relu"):
+    """Four units, of which the last two are 0 but for their bias."""
+    model = keras.Sequential(
+        [
+            keras.Input((3,)),
+            keras.layers.Dense(4, activation=activation, name="hidden"),
+            keras.layers.Dense(2, name="output"),
+        ]
+    )
+    hidden = model.get_layer("hidden")
+    hidden.kernel.assign(np.asarray(hidden.kernel) * [1, 1, 0, 0])
+    hidden.bias.assign(np.array(bias, "float32"))
+    return model
+
+
+UNITS = {  # bias of four units, activation: how many are left
+    "zeros go": ((0.5, 0.5, 0, 0), "relu", 2),
+    "constants stay": ((0, 0, 0.5, 0), "relu", 3),
+    "what ReLU makes 0 goes": ((0, 0, -0.5, -1), "relu", 2),
+    "and without it stays": ((0, 0, -0.5, 0), "linear", 3),
+    "sigmoids are never 0": ((0, 0, 0, 0), "sigmoid", 4),
+    "classes of a softmax stay": ((0, 0, 0, 0), "softmax", 4),
+}
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_units_go_if_they_are_always_zero(name):
+    bias, activation, left = UNITS[name]
+    model, x = chain(bias, activation), images(4, (3,))
+    small = rst.shrunk(model)
+    check_equal(model, small, x)
+    assert small.get_layer("hidden").units == left
+
+
+def test_what_nobody_reads_goes_and_so_does_what_only_that_reads():
+    model, x = chain((0.1, 0.2, 0.3, 0.4)), images(4, (3,))
+    output = model.get_layer("output")
+    output.kernel.assign(np.asarray(output.kernel) * [[1], [0], [0], [1]])
+    small = rst.shrunk(model)
+    check_equal(model, small, x)
+    assert small.get_layer("hidden").units == 2
+
+
+def residual(zeroed):
+    """A sum of two convolutions, some channels of which are 0."""
+    image = keras.Input((6, 6, 3))
+    ways = []
+    for number, gone in enumerate(zeroed):
+        conv = keras.layers.Conv2D(4, 3, padding="same", use_bias=False, name=f"conv_{number}")
+        ways.append(conv(image))
+        conv.kernel.assign(conv.kernel * (np.isin(range(4), gone, invert=True)))
+    x = keras.layers.Add()(ways)
+    x = keras.layers.ReLU()(keras.layers.BatchNormalization(center=False)(x))
+    x = keras.layers.Concatenate()([x, keras.layers.DepthwiseConv2D(3, padding="same")(x)])
+    x = keras.layers.Flatten()(keras.layers.AveragePooling2D(2)(x))
+    return keras.Model(image, keras.layers.Dense(2)(x))
+
+
+@pytest.mark.parametrize("zeroed, left", [(([0, 1], [1, 2]), 3), (([0, 1], [0, 1]), 2)])
+def test_a_sum_keeps_what_any_of_its_inputs_has(zeroed, left):
+    model, x = residual(zeroed), images(4, (6, 6, 3))
+    small = rst.shrunk(model)
+    check_equal(model, small, x)
+    assert {small.get_layer(f"conv_{i}").filters for i in (0, 1)} == {left}
+
+
+def test_only_channels_inside_blocks_go_where_a_sum_needs_all():
+    """Channel pruning of the first convolution of every block, as it is usually done."""
+    network = stirred(built(PreActResNet(width=1 / 8), models.masked_parts()))
+    for masked in rst.masked_kernels(network):
+        if masked.name.endswith("block_2_conv_1/kernel"):
+            mask = masked.mask.numpy()
+            mask[..., ::2] = 0
+            masked.mask.assign(mask)
+            zero(after(network)[masked.layer.name], np.arange(mask.shape[-1]) % 2 == 0)
+    small = rst.shrunk(network)
+    check_equal(network, small, images(4, (16, 16, 2)))
+    halved = {k.path.split("/")[-2] for k in small.weights if "conv_1/kernel" in k.path}
+    for layer in network.layers:
+        if layer.name in halved:
+            half = 2 if "block_2" in layer.name else 1
+            assert small.get_layer(layer.name).filters == layer.filters // half
+
+
+def test_subclassed_models_are_refused_in_a_line():
+    class Own(keras.Model):
+        pass
+
+    with pytest.raises(ValueError, match=r"shrunk\(\) copies Sequential and functional models"):
+        rst.shrunk(Own())
