@@ -11,6 +11,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from rst_tf import random
 from rst_tf.attacks.attack import check_logits
@@ -168,7 +169,7 @@ def synaptic_flow(
 
     Raises:
         ValueError: The network cannot be copied, has no fixed input shape, centres its signals, or
-            lets none through.
+            lets none through, or a round leaves no way through it.
     """
     copy = _in_double(network)
     image = tf.ones((1, *_fixed_shape(network)), tf.float64)
@@ -184,18 +185,32 @@ def synaptic_flow(
         return [masked.effective() * g for masked, g in zip(kernels, gradients, strict=True)]
 
     chosen = [np.ones(masked.mask.shape, bool) for masked in kernels]
+    _set(kernels, chosen)
+    found = flows()
     for number in range(1, rounds + 1):
-        for masked, mask in zip(kernels, chosen, strict=True):
-            masked.mask.assign(mask.astype(np.float64))
-        found = [flow.numpy() for flow in flows()]
-        largest = max(float(flow.max()) for flow in found)
+        largest = max(float(np.max(flow)) for flow in found)
         if not 0 < largest < np.inf:
             raise ValueError(
                 f"network {network.name!r} must pass an image of ones on as a positive signal; "
                 f"received a largest flow of {largest:g}"
             )
-        chosen = select([flow / largest for flow in found], chosen, number)
+        chosen = select([flow.numpy() / largest for flow in found], chosen, number)
+        _set(kernels, chosen)
+        found = flows()
+        if not any(np.any(flow) for flow in found):
+            raise ValueError(
+                f"rounds must be more, for round {number} of {rounds} leaves no way through the "
+                f"network; received rounds={rounds}"
+            )
+    for masked, mask in zip(kernels, chosen, strict=True):
+        if not mask.any():
+            logging.info("synflow prunes all of %s, which others bypass", masked.name)
     return chosen
+
+
+def _set(kernels, chosen: Sequence[np.ndarray]) -> None:
+    for masked, mask in zip(kernels, chosen, strict=True):
+        masked.mask.assign(mask.astype(np.float64))
 
 
 def _triples(batches):

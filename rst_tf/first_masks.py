@@ -28,6 +28,9 @@ ScoreOn = Literal["clean", "adversarial"]
 class FirstMasks:
     """Base of all first masks."""
 
+    spares_layers = True
+    """Whether masks that empty a layer are refused."""
+
     def apply(self, network, density: float, *, seed: int, batches=None, objective=None) -> None:
         """Sets the masks of a network, whatever they were, and nothing else.
 
@@ -48,7 +51,7 @@ class FirstMasks:
         kernels = _maskable(network)
         chosen = self.choose(network, density, seed, batches, objective)
         for masked, mask in zip(kernels, chosen, strict=True):
-            if not mask.any():
+            if self.spares_layers and not mask.any():
                 raise ValueError(
                     f"density={density!r} would leave layer {masked.name!r} without a weight; "
                     "choose another density, or allocation=global_floor"
@@ -262,7 +265,9 @@ class GraSP(ScoredOnExamples):
 class SynFlow(Scored):
     """Keeps the paths from input to output, without any data (Tanaka et al. 2020).
 
-    Round k of n keeps density ** (k / n) of the weights; scores are those of what is left.
+    Round k of n keeps density ** (k / n) of the weights; scores are those of what is left. A layer
+    that others bypass may lose all its weights, as the shortcuts of a ResNet do: without
+    normalisation, which the flow leaves out, little goes through them.
 
     Args:
         allocation: global, one threshold for all layers, as published; global_floor, which leaves
@@ -271,6 +276,8 @@ class SynFlow(Scored):
     """
 
     rounds: int = 100
+
+    spares_layers = False
 
     def __post_init__(self):
         super().__post_init__()

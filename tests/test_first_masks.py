@@ -257,9 +257,19 @@ def test_one_round_of_synflow_ranks_by_the_paths_through_a_weight():
 
 def test_rounds_of_synflow_spare_a_layer_that_one_round_empties():
     network = chain((40, 2, 40))
-    with pytest.raises(ValueError, match="without a weight"):
+    with pytest.raises(ValueError, match=r"round 1 of 1 leaves no way.*received rounds=1"):
         found(SynFlow(rounds=1), network, 0.1)
     assert min(mask.mean() for mask in found(SynFlow(rounds=100), network, 0.1)) > 0.01
+
+
+def test_synflow_may_empty_a_layer_that_others_bypass():
+    image = keras.Input((3, 3, 1))
+    x = MaskedDense(6)(keras.layers.Flatten()(image))
+    sum_ = keras.layers.Add()([MaskedDense(4)(x), MaskedDense(4)(x)])
+    network = keras.Model(image, sum_)
+    kernel = masked_kernels(network)[1].kernel
+    kernel.assign(1e-6 * kernel)
+    assert [mask.any() for mask in found(SynFlow(rounds=5), network, 0.3)] == [True, False, True]
 
 
 def test_synflow_takes_a_flow_beyond_float32():
