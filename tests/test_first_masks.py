@@ -1,4 +1,5 @@
 import dataclasses
+import typing
 
 import keras
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 import tensorflow as tf
 from networks import NETWORKS, easy_data, images, small
 
+from flags.values import convert, field_docs, text
 from rst_tf import (
     PGD,
     Adversarial,
@@ -140,6 +142,10 @@ def test_a_start_is_its_own_configuration(name):
     assert from_dict(FirstMasks, to_dict(start)) == start
     with pytest.raises(dataclasses.FrozenInstanceError):
         start.allocation = "global"
+    told = field_docs(type(start))
+    for field, annotation in typing.get_type_hints(type(start)).items():
+        value = getattr(start, field)
+        assert told[field] and convert(annotation, text(value)) == value
 
 
 def test_random_masks_are_drawn_from_the_seed_without_a_pattern():
