@@ -97,6 +97,7 @@ def export(
     seed: int = 0,
     latency_runs: int = 30,
     overwrite: bool = False,
+    shrink: bool = False,
     description: Mapping | None = None,
     weights: Seed | None = None,
 ) -> Artefact:
@@ -118,14 +119,16 @@ def export(
         seed: Of the random images.
         latency_runs: Number of runs behind the median time, at least 1.
         overwrite: Replace what is at `path`, if it is of the same format.
+        shrink: Leave out channels without effect, as `shrunk` does; not for packed.
         description: For packed: how to build the network, as `PackedModel.of` takes it.
         weights: For packed: the seed that the kernels were drawn from, in place of their signs.
 
     Raises:
         ValueError: Unknown format, a path that does not fit or exists, a network that is a trainer,
-            subclassed or cannot be converted, or for packed is not binary, or outputs that differ
-            by more than 1e-5 times max(1, largest |output|), for the sample's batch size or
-            another; or a package that the format needs is not installed.
+            subclassed or cannot be converted, or for packed is not binary, or with `shrink` has no
+            channel without effect, or outputs that differ by more than 1e-5 times
+            max(1, largest |output|), for the sample's batch size or another; or a package that the
+            format needs is not installed.
     """
     from rst_tf.portable import count_weights, portable
 
@@ -137,7 +140,11 @@ def export(
     if packing and not kind.masked:
         names = " and ".join(packing)
         raise ValueError(f"{names} is for format='packed'; received format={format!r}")
+    if shrink and kind.masked:
+        raise ValueError(f"shrink is not for format={format!r}, which holds masks; received True")
     model = portable(network)
+    if shrink:
+        model = _smaller(model)
     images = _images(model, sample, seed)
     with _beside(path) as folder, quiet():
         made = Path(folder) / path.name
@@ -148,6 +155,18 @@ def export(
         memory = kind.memory(made) if kind.memory else None
         _put(made, path)
     return Artefact(format, path, size, packed, *count_weights(model), difference, latency, memory)
+
+
+def _smaller(model):
+    from rst_tf.shrinking import shrunk
+
+    small = shrunk(model)
+    if small.count_params() == model.count_params():
+        raise ValueError(
+            "shrink has no effect, for no channel of the network is zero or unread for all images; "
+            "received shrink=True"
+        )
+    return small
 
 
 def _check(path: Path, format: str, latency_runs: int, overwrite: bool) -> None:

@@ -26,17 +26,18 @@ _BY_VALUE = (  # each number by itself, in all channels alike
     _plain.LeakyReLU,
     _plain.Activation,
     _plain.Dropout,
+    _plain.SpatialDropout1D,
     _plain.SpatialDropout2D,
     _plain.GaussianNoise,
 )
 _POOLING = (  # of what a channel has; a constant stays one
-    _plain.MaxPooling2D,
-    _plain.AveragePooling2D,
-    _plain.GlobalMaxPooling2D,
-    _plain.GlobalAveragePooling2D,
-    _plain.UpSampling2D,
+    *(_plain.MaxPooling1D, _plain.MaxPooling2D),
+    *(_plain.AveragePooling1D, _plain.AveragePooling2D),
+    *(_plain.GlobalMaxPooling1D, _plain.GlobalMaxPooling2D),
+    *(_plain.GlobalAveragePooling1D, _plain.GlobalAveragePooling2D),
+    *(_plain.UpSampling1D, _plain.UpSampling2D),
 )
-_PADDING = (_plain.ZeroPadding2D,)
+_PADDING = (_plain.ZeroPadding1D, _plain.ZeroPadding2D)
 _OF_ONE = (*_BATCH, *_DEPTHWISE, *_READERS, *_BY_VALUE, *_POOLING, *_PADDING, _plain.Flatten)
 _ACTIVATIONS = tuple(  # those that see each number by itself
     getattr(keras.activations, name)

@@ -7,7 +7,9 @@ from networks import NETWORKS, images
 from test_models import SMALL, built, shape_for
 
 import rst_tf as rst
+from experiments.export import Export
 from rst_tf import models
+from rst_tf.artefact_formats import FORMATS
 from rst_tf.models import MLP, Conv, PreActResNet, ResNet
 from rst_tf.normalization import Normalization
 from rst_tf.traversal import walk
@@ -76,7 +78,7 @@ def test_outputs_stay_and_weights_go(architecture):
     assert rst.operations(small).dense < rst.operations(network).dense
 
 
-@every_architecture
+@pytest.mark.parametrize("architecture", [SMALL[1], SMALL[3], SMALL[7], SMALL[-2]], ids=str)
 def test_with_nothing_to_leave_out_it_is_the_same_network(architecture):
     network = stirred(built(architecture, models.masked_parts()))
     small, baked = rst.shrunk(network), rst.baked(network)
@@ -197,3 +199,63 @@ def test_subclassed_models_are_refused_in_a_line():
 
     with pytest.raises(ValueError, match=r"shrunk\(\) copies Sequential and functional models"):
         rst.shrunk(Own())
+
+
+# ---------------------------------------------------------------- export
+
+
+def pruned():
+    architecture = Conv(2, 0.2, normalization="affine", mean=(0.4, 0.5), std=(0.2, 0.3))
+    network = prune(stirred(built(architecture, models.masked_parts())))
+    return network, models.describe(architecture, (16, 16, 2), 3)
+
+
+@pytest.mark.parametrize("format", [name for name, kind in FORMATS.items() if not kind.masked])
+def test_every_format_holds_the_smaller_network(format, tmp_path):
+    network, _ = pruned()
+    suffix = FORMATS[format].suffix
+    options = {"latency_runs": 1, "sample": images(3, (16, 16, 2))}
+    made = rst.export(network, tmp_path / f"small{suffix}", format, shrink=True, **options)
+    kernels = [v for v in rst.shrunk(network).weights if len(v.shape) > 1]
+    assert made.weights == sum(int(np.prod(kernel.shape)) for kernel in kernels)
+    assert made.weights < 0.7 * sum(m.size for m in rst.masked_kernels(network))
+
+
+def test_the_experiment_exports_the_smaller_network(tmp_path, capfd):
+    network, description = pruned()
+    file = tmp_path / "ticket.npz"
+    rst.Ticket.of(network, description=description).save(file)
+    settings = {"source": str(file), "formats": ("keras",), "latency_runs": 1}
+    Export(**settings, shrink=True).run(tmp_path / "export")
+    model = keras.models.load_model(tmp_path / "export" / "network.keras")
+    check_equal(network, model, images(3, (16, 16, 2)))
+    assert model.count_params() < network.count_params()
+    assert "left out, which makes an image faster" in capfd.readouterr().out
+
+
+def packed(path):
+    rst.export(pruned()[0], path / "network.rstb", "packed", shrink=True)
+
+
+def nothing_pruned(path):
+    network = built(Conv(2, 0.1), models.masked_parts())
+    rst.Ticket.of(network).prune(0.9).apply(network)  # weights here and there
+    rst.export(network, path / "network.keras", shrink=True)
+
+
+REFUSED = {
+    "packed": (packed, "shrink is not for format='packed', which holds masks"),
+    "nothing": (nothing_pruned, "shrink has no effect, for no channel of the network is zero"),
+    "packed among others": (
+        lambda path: Export(source="x", formats=("keras", "packed"), shrink=True),
+        "shrink is not for the format packed, .* received formats=",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_shrinking_where_it_has_no_effect_is_refused(name, tmp_path):
+    act, message = REFUSED[name]
+    with pytest.raises(ValueError, match=message):
+        act(tmp_path)
+    assert not list(tmp_path.iterdir())
