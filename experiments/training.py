@@ -58,6 +58,10 @@ class Training(Experiment):
             robust accuracy minus that of `test` is the robust generalisation gap; none takes none.
         l1: Weight of the L1 norm of the surviving kernel weights in the training loss.
         distillation: Finished networks whose answers are learned beside the labels.
+        average_from: From this step or epoch of a round on, evaluations and tickets are those of
+            the mean of the weights (SWA, Izmailov et al. 2018), with statistics of normalisation
+            estimated anew; the training goes on from its own weights. None averages nothing.
+        average_every: Steps or epochs between the weights that count.
         seed: Of initial weights, data order and attack starts.
         jit: Use XLA: auto does so unless the network has convolutions.
         track_jumps: Keep masks and normalisation statistics around a jump, and report on them in
@@ -80,6 +84,8 @@ class Training(Experiment):
     eval_train: int | None = None
     l1: float = 0.0
     distillation: Distillation = Distillation()
+    average_from: int | str | None = None
+    average_every: int | str = "1ep"
     seed: int = 0
     jit: Literal["auto", "on", "off"] = "auto"
     track_jumps: float | None = None
@@ -95,6 +101,7 @@ class Training(Experiment):
             raise ValueError(
                 f"eval_schedule must be exact or published; received {self.eval_schedule!r}"
             )
+        self._check_averaging()
         if self.eval_train is not None and self.eval_train < 1:
             raise ValueError(
                 f"eval_train must be at least 1; received eval_train={self.eval_train!r}"
@@ -113,6 +120,16 @@ class Training(Experiment):
         parsed(self.initializer)
         if not 0 <= self.l1 < math.inf:
             raise ValueError(f"l1 must be at least 0; received l1={self.l1!r}")
+
+    def _check_averaging(self) -> None:
+        if self.average_from is not None:
+            for name in ("average_from", "average_every"):
+                steps_of(getattr(self, name), 1000, name)
+        elif self.average_every != Training.average_every:
+            raise ValueError(
+                "average_every has no effect without average_from; received "
+                f"average_every={self.average_every!r}"
+            )
 
     def may_grow(self) -> tuple[str, ...]:
         """Lengths that may differ from what they were on a folder that has results."""
@@ -170,6 +187,11 @@ class Session:
         strategies.check_batches(len(self.splits.train), settings.batch_size)
         self.total = self.steps(settings.train_steps, "train_steps")
         self.evaluation_steps(0)
+        if settings.average_from is not None and not self._averaging():
+            raise ValueError(
+                f"average_from must be at most train_steps={self.total}; received "
+                f"{settings.average_from}"
+            )
         self.network, self.description = settings.masked_network(self.splits)
         self.ticket_weights: str | Seed = "stored"
         large = math.prod(self.splits.shape) > _LARGE
@@ -229,6 +251,17 @@ class Session:
         else:
             regular = {first, *range(0, self.total, every)}
         return {step for step in {*regular, *extra, self.total} if step >= first}
+
+    def _averaging(self) -> list[Companion]:
+        """The companion that averages weights, in a round that is long enough for it."""
+        from experiments._averaging import Averaging
+
+        settings = self.settings
+        if settings.average_from is None:
+            return []
+        first = self.steps(settings.average_from, "average_from")
+        every = self.steps(settings.average_every, "average_every")
+        return [Averaging(first, every)] if first <= self.total else []
 
     def round_title(self, number: int) -> str:
         """What a progress line calls a round."""
@@ -334,6 +367,7 @@ class Session:
         if self.settings.objective.keeps_noise:
             kept = trainer.noise.numpy().nbytes
             print(f"perturbations of all images take {kept:,} bytes", file=sys.stderr)
+        companions = [*companions, *self._averaging()]
         guard = MaskGuard()
         watch = Watch(self, round_number, first_step, events or {}, companions, guard)
         step = watch.resume(trainer)

@@ -54,6 +54,7 @@ _HOME = {
     "Free": "objectives",
     "Fast": "objectives",
     "Teachers": "distillation",
+    "WeightAverage": "weight_averaging",
     "RobustTrainer": "trainer",
     "accuracy": "evaluation",
     "robust_accuracy": "evaluation",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from networks import easy_data, small
-from trainings import QUICK, files, read
+from trainings import QUICK
 
 from experiments.dense_training import DenseTraining
 from experiments.distillation import Distillation
@@ -27,7 +27,7 @@ from rst_tf import (
     Trades,
     initialize,
 )
-from rst_tf.data import Data
+from rst_tf.data import Data, batches
 from rst_tf.objectives import Outcome
 
 ATTACK = PGD(0.1, steps=2)
@@ -144,19 +144,25 @@ def student(*sources, **options):
     return DenseTraining(**QUICK, distillation=Distillation(tuple(map(str, sources)), **options))
 
 
-def test_a_run_learns_from_finished_runs(teachers, tmp_path):
+def test_a_run_is_what_the_library_does_by_hand(teachers, tmp_path):
+    """The best ticket of a folder, and a file; weight and temperature reach the training."""
     file = teachers / "natural" / "tickets" / "round_00.npz"
-    sources = {"two": [teachers / "natural", file], "none": []}
-    runs = {name: student(*each) for name, each in sources.items()}
-    found = {}
-    for name, run in runs.items():
-        run.run(tmp_path / name)
-        found[name] = files(tmp_path / name)
-        config = json.loads((tmp_path / name / "config.json").read_text())
-        assert len(config["dataset"].get("teachers", [])) == len(sources[name])
-    assert len({value["tickets/round_00.npz"] for value in found.values()}) == 2
-    losses = [row["loss"] for name in runs for row in read(tmp_path / name)[2:3]]
-    assert len(set(losses)) == 2  # of training; evaluations are on labels alone
+    run = student(teachers / "natural", file, weight=0.7, temperature=3.0)
+    run.run(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert len(config["dataset"]["teachers"]) == 2
+    initial, last = (
+        Ticket.load(tmp_path / "tickets" / f"{name}.npz") for name in ("initial", "round_00")
+    )
+    best = Ticket.load(teachers / "natural" / "tickets" / "round_00_best.npz")
+    network = initial.build()
+    answering = Teachers([best.build(), Ticket.load(file).build()], 0.7, 3.0)
+    trainer = RobustTrainer(network, run.objective, seed=run.seed, teachers=answering)
+    trainer.compile(run.optimizer.build(6), jit_compile=False)
+    train = batches(run.data.load().train, run.batch_size, seed=run.seed, steps=6)
+    trainer.fit(train, verbose=0, shuffle=False)
+    for one, other in zip(Ticket.of(network).entries, last.entries, strict=True):
+        np.testing.assert_allclose(one.kernel, other.kernel, atol=1e-6)
 
 
 def test_without_teachers_nothing_is_new():

@@ -27,6 +27,7 @@ RANKS = (
     {"topology", "flying_bird"},
     {"layers", "traversal", "keras_optimizers", "binary_connect"},
     {"surgery", "ticket", "ticket_file", "ticket_set", "tensorboard", "multiply_adds", "shrinking"}
+    | {"weight_averaging"}
     | {"early_bird", "channels", "sparsity", "overlap"},
     {"attacks"},
     {"objectives", "carried_noise", "distillation"},
