@@ -14,8 +14,9 @@ import tensorflow as tf
 from absl import logging
 
 from rst_tf import random
-from rst_tf.attacks.attack import check_logits
+from rst_tf.attacks.attack import check_examples, check_logits
 from rst_tf.data import Split
+from rst_tf.data.sampling import stratified
 from rst_tf.evaluation import batches_of
 from rst_tf.normalization import Normalization
 from rst_tf.objectives import Objective
@@ -62,13 +63,14 @@ def dense_for_now(network) -> Iterator[None]:
             variable.assign(value)
 
 
-def sampled(batches, examples: int) -> Iterator[Batch]:
-    """The first so many examples, the last batch cut.
+def sampled(batches, examples: int, seed: int) -> Iterator[Batch]:
+    """So many examples: drawn where all are there, every class in its share, else the first ones.
 
     Args:
         batches: (images, labels) as arrays, a `Split`, or an iterable of such pairs, in which
-            images may be `{"image": ..., "index": ...}`.
+            images may be `{"image": ..., "index": ...}`; of these the last batch is cut.
         examples: Number of examples.
+        seed: Keys what is drawn, and its order.
 
     Raises:
         ValueError: There are fewer examples, or none were given.
@@ -76,7 +78,7 @@ def sampled(batches, examples: int) -> Iterator[Batch]:
     if batches is None:
         raise ValueError("batches must be given, for these masks are chosen by examples")
     seen = 0
-    for x, y, index in _triples(batches):
+    for x, y, index in _triples(batches, examples, seed):
         n = min(len(y), examples - seen)
         index = seen + np.arange(n) if index is None else index[:n]
         labels = tf.cast(tf.reshape(y, [-1])[:n], tf.int32)
@@ -213,16 +215,26 @@ def _set(kernels, chosen: Sequence[np.ndarray]) -> None:
         masked.mask.assign(mask.astype(np.float64))
 
 
-def _triples(batches):
+def _triples(batches, examples: int, seed: int):
     """(images, labels, identities or None) of each batch."""
     if isinstance(batches, Split):
-        yield from batches_of(batches, None, None, _AT_ONCE)
+        yield from batches_of(
+            batches.select(_drawn(batches.labels, examples, seed)), None, None, _AT_ONCE
+        )
     elif isinstance(batches, tuple) and len(batches) == 2:
-        yield from batches_of(*batches, None, _AT_ONCE)
+        x, y = np.asarray(batches[0], np.float32), np.asarray(batches[1])
+        check_examples(x, y)
+        rows = _drawn(y, examples, seed)
+        yield from batches_of(x[rows], y[rows], rows, _AT_ONCE)
     else:
         for x, y, *_ in batches:
             named = isinstance(x, dict)
             yield (x["image"], y, x["index"]) if named else (x, y, None)
+
+
+def _drawn(labels: np.ndarray, examples: int, seed: int) -> np.ndarray:
+    rows = stratified(labels, min(examples, len(labels)), seed, "first_masks/examples")
+    return rows[random.permutation(len(rows), seed, "first_masks/order")]
 
 
 def _losses(network, objective: Objective, temperature: float) -> Callable[[Batch], tf.Tensor]:

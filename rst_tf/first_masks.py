@@ -39,8 +39,8 @@ class FirstMasks:
                 returns logits where examples are looked at.
             density: Fraction kept of all masked weights together, in (0, 1].
             seed: Keys what is drawn.
-            batches: Examples: arrays (images, labels), a `Split`, or an iterable of batches as a
-                training takes them, of which the first ones are used.
+            batches: Examples: arrays (images, labels) or a `Split`, from which some are drawn; or
+                an iterable of batches as a training takes them, of which the first are taken.
             objective: What the network is to be trained on, for scores on adversarial examples.
 
         Raises:
@@ -190,7 +190,7 @@ class ScoredOnExamples(Scored):
 
         scored = self._objective(objective)
         with dense_for_now(network):
-            found = attacked(network, sampled(batches, self.examples), scored, seed)
+            found = attacked(network, sampled(batches, self.examples, seed), scored, seed)
             return self.scores_on(network, found, scored)
 
     def scores_on(self, network, batches, objective) -> list[np.ndarray]:

@@ -22,7 +22,7 @@ from rst_tf import (
     prune_once,
 )
 from rst_tf import masked as with_masks
-from rst_tf._saliency import in_order
+from rst_tf._saliency import in_order, sampled
 from rst_tf.data.splits import ArraySplit
 from rst_tf.first_masks import FIRST_MASKS, SNIP, FirstMasks, GraSP, Magnitude, RandomMasks, SynFlow
 from rst_tf.registry import from_dict, to_dict
@@ -355,6 +355,24 @@ def test_only_so_many_examples_count():
     for a, b in zip(first, cut, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
     assert not np.allclose(first[0], SNIP(examples=24).scores(network, 0, (x, y), None)[0])
+
+
+@pytest.mark.parametrize("form", ["arrays", "split"])
+def test_examples_are_drawn_from_every_class_in_no_order(form):
+    x, y = images(600, (2, 2, 1)), np.arange(600, dtype="int32") // 150
+    source = {
+        "arrays": (x, y),
+        "split": ArraySplit(images=x, labels=y, index=np.arange(600, dtype=np.int64)),
+    }[form]
+    drawn = {seed: list(sampled(source, 400, seed)) for seed in (0, 1)}
+    for parts in drawn.values():
+        index = np.concatenate([part.index for part in parts])
+        labels = np.concatenate([part.labels for part in parts])
+        assert len(set(index)) == 400 and (np.bincount(labels) == 100).all()
+        np.testing.assert_array_equal(labels, y[index])
+        np.testing.assert_array_equal(np.concatenate([part.images for part in parts]), x[index])
+        assert all(len(set(part.labels.numpy())) == 4 for part in parts)
+    assert set(drawn[0][0].index.numpy()) != set(drawn[1][0].index.numpy())
 
 
 # ---------------------------------------------------------------- errors
