@@ -143,6 +143,33 @@ def test_units_go_if_they_are_always_zero(name):
     assert small.get_layer("hidden").units == left
 
 
+CHANNELS = {  # filter, gamma, beta, mean of the last of two channels: whether it goes
+    "gamma and beta 0": (1, 0, 0, 0.3, True),
+    "gamma 0, beta above": (1, 0, 0.2, 0.3, False),
+    "gamma 0, beta below": (1, 0, -0.2, 0.3, True),
+    "only gamma": (1, 1, 0, 0.3, False),
+    "filter 0, constant above": (0, 1, 0.2, 0.0, False),
+    "filter 0, constant below": (0, 1, 0.2, 0.9, True),
+    "filter 0, constant 0": (0, 1, 0, 0.0, True),
+}
+
+
+@pytest.mark.parametrize("name", CHANNELS)
+@pytest.mark.parametrize("kind", [Normalization, keras.layers.BatchNormalization])
+def test_normalised_channels_go_if_relu_finds_them_0(name, kind):
+    weight, gamma, beta, mean, goes = CHANNELS[name]
+    conv, norm = keras.layers.Conv2D(2, 3, use_bias=False, name="conv"), kind()
+    model = keras.Sequential([keras.Input((6, 6, 3)), conv, norm, keras.layers.ReLU()])
+    model.add(keras.layers.GlobalAveragePooling2D())
+    model.add(keras.layers.Dense(2))
+    conv.kernel.assign(np.ones((3, 3, 3, 2)) * [1, weight])
+    for variable, value in ((norm.gamma, gamma), (norm.beta, beta), (norm.moving_mean, mean)):
+        variable.assign([0.5, value])
+    small = rst.shrunk(model)
+    check_equal(model, small, images(4, (6, 6, 3)))
+    assert small.get_layer("conv").filters == (1 if goes else 2)
+
+
 def test_what_nobody_reads_goes_and_so_does_what_only_that_reads():
     model, x = chain((0.1, 0.2, 0.3, 0.4)), images(4, (3,))
     output = model.get_layer("output")
