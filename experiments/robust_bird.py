@@ -19,6 +19,7 @@ from rst_tf.optimizers import SGD, Optimizer
 from rst_tf.random import subseed
 from rst_tf.schedules import Steps, steps_of
 
+Pruning = Literal["unstructured", "channel"]
 Rewind = Literal["continued", "reset", "reinit"]
 _PUBLISHED = SGD(
     learning_rate=0.1,
@@ -50,9 +51,15 @@ class RobustBird(Training):
         first_eval_every: Steps or epochs between its evaluations.
         early_bird: The test after each of its epochs; none trains all of `first_steps`, the
             control of one-shot magnitude pruning.
-        density: Fraction kept, in (0, 1].
-        allocation: global, one threshold for the magnitudes of all kernels; global_floor, which
-            leaves every layer a tenth of its share; or layerwise.
+        density: Fraction kept, in (0, 1]: of all weights of convolutions and dense layers, or of
+            the channels that can be pruned.
+        pruning: unstructured, the weights of least magnitude go; or channel, whole filters with
+            the scale and offset of the normalisation after them (see `rst_tf.channels`). What the
+            test compares is `early_bird.criterion`.
+        allocation: With `pruning=unstructured`: global, one threshold for all kernels;
+            global_floor, which leaves every layer a tenth of its share; or layerwise.
+        channel_importance: With `pruning=channel`: gamma, the scale's magnitude, under one
+            threshold; or filter, the L1 norm of a filter among those of its layer.
         rewind: Weights that round 1 starts from: continued, those at the end of round 0; reset to
             those of `rewind_step`; or reinit, drawn anew.
         rewind_step: With `rewind=reset`, the step of round 0 to go back to, in steps or epochs; 0
@@ -65,7 +72,13 @@ class RobustBird(Training):
     first_eval_every: int | str = "10ep"
     early_bird: EarlyBird | None = EarlyBird()
     density: float = 0.2
-    allocation: masks.Allocation = "global"
+    pruning: Pruning = "unstructured"
+    allocation: masks.Allocation = dataclasses.field(
+        default="global", metadata={"only_with": {"pruning": "unstructured"}}
+    )
+    channel_importance: Literal["gamma", "filter"] = dataclasses.field(
+        default="gamma", metadata={"only_with": {"pruning": "channel"}}
+    )
     rewind: Rewind = "continued"
     rewind_step: int | str = dataclasses.field(
         default=0, metadata={"only_with": {"rewind": "reset"}}
@@ -76,8 +89,19 @@ class RobustBird(Training):
         for name in ("first_steps", "first_eval_every"):
             steps_of(getattr(self, name), 1000, name)
         masks.check_density(self.density)
-        masks.check_choice(self.allocation, get_args(masks.Allocation), "allocation")
-        masks.check_choice(self.rewind, get_args(Rewind), "rewind")
+        for name in ("pruning", "allocation", "channel_importance", "rewind"):
+            known = get_args(type(self).__dataclass_fields__[name].type)
+            masks.check_choice(getattr(self, name), known, name)
+        if self.pruning == "channel" and self.allocation != "global":
+            raise ValueError(
+                "allocation has an effect only with pruning=unstructured; received "
+                f"allocation={self.allocation!r}"
+            )
+        if self.pruning == "unstructured" and self.channel_importance != "gamma":
+            raise ValueError(
+                "channel_importance has an effect only with pruning=channel; received "
+                f"channel_importance={self.channel_importance!r}"
+            )
         if self.rewind_step not in (0, "0") and self.rewind != "reset":
             raise ValueError(f"rewind_step has an effect only with rewind=reset, not {self.rewind}")
 
@@ -94,13 +118,15 @@ class RobustBird(Training):
     def run(self, workdir):
         """The cheap round, then that of the subnetwork; tickets `round_00` and `round_01`."""
         with Session(self, workdir, 1) as session:
+            if self.pruning == "channel":
+                self._channels(session)  # a network without any is refused before it is trained
             with self._first(session):
                 step = self._rewind_step(session)
                 if not session.finished(0):
                     self._find(session, step)
             if not session.finished(1):
                 self._prune(session, "rewind" if step else "initial")
-                session.train(1)
+                session.train(1, companions=[PrunedChannels()] if self.pruning == "channel" else [])
 
     @contextlib.contextmanager
     def _first(self, session: Session) -> Iterator[None]:
@@ -128,14 +154,26 @@ class RobustBird(Training):
 
     def _prune(self, session: Session, start: str) -> None:
         """Masks and weights that round 1 starts from."""
-        first = session.load_ticket("round_00")
-        first.apply(session.network, weights=True)
+        first, network = session.load_ticket("round_00"), session.network
+        first.apply(network, weights=True)
+        channels = self._channels(session) if self.pruning == "channel" else None
         if self.rewind == "reset":
             self._check_reached(session, start)
-            session.load_ticket(start).apply(session.network, weights=True)
+            session.load_ticket(start).apply(network, weights=True)
         elif self.rewind == "reinit":
-            initialize(session.network, subseed(self.seed, "reinit", 1)[0], self.initializer)
-        first.prune(self.density, allocation=self.allocation).apply(session.network)
+            initialize(network, subseed(self.seed, "reinit", 1)[0], self.initializer)
+        if channels is None:
+            first.prune(self.density, allocation=self.allocation).apply(network)
+        else:
+            from rst_tf.channels import remove_channels
+
+            remove_channels(network, channels)
+
+    def _channels(self, session: Session) -> list:
+        """The channels to keep of the network as it is."""
+        from rst_tf.channels import kept_channels
+
+        return kept_channels(session.network, self.density, self.channel_importance)
 
     def _rewind_step(self, session: Session) -> int:
         if self.rewind_step in (0, "0"):
@@ -217,3 +255,15 @@ class EarlyBirdTest(Companion):
         lines = [json.dumps(test) + "\n" for test in self.notes["tests"]]
         file = self.session.workdir.path / "early_bird.jsonl"
         write_bytes(file, "".join(lines).encode())
+
+
+class PrunedChannels(Companion):
+    """Ends a training with an error if a pruned channel has come alive."""
+
+    name = "pruned_channels"
+
+    def evaluated(self, step, found):
+        """The check."""
+        from rst_tf.channels import check_pruned
+
+        check_pruned(self.session.network)

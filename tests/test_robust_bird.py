@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import signal
 
 import numpy as np
@@ -14,11 +15,12 @@ from experiments.experiment import RunError
 from experiments.interruption import Interrupted
 from experiments.robust_bird import RobustBird
 from experiments.training import Session
-from rst_tf import FGSM, Adversarial, RobustTrainer, Ticket
+from rst_tf import FGSM, Adversarial, RobustTrainer, Ticket, channels
+from rst_tf.channels import check_pruned, kept_channels, prunable_channels
 from rst_tf.data import batches
 from rst_tf.early_bird import EarlyBird, distance
 from rst_tf.initializers import initialize
-from rst_tf.models import masked_parts
+from rst_tf.models import Conv, masked_parts
 from rst_tf.optimizers import SGD
 from rst_tf.random import subseed
 from rst_tf.schedules import Linear
@@ -53,6 +55,17 @@ TABLE = {
     ),
     "one-shot": RobustBird(
         **{**BIRD, "first_steps": 12, "early_bird": None, "rewind": "reinit", "eval_at": (5,)}
+    ),
+    "channel": RobustBird(
+        **{
+            **BIRD,
+            "network": Conv(2, 0.1, normalization="affine"),
+            "first_eval_every": "1ep",
+            "early_bird": EarlyBird("channel", window=2, threshold=1.0),
+            "density": 0.5,
+            "pruning": "channel",
+            "rewind": "reset",
+        }
     ),
 }
 every_run = pytest.mark.parametrize("name", TABLE)
@@ -154,7 +167,8 @@ def test_without_a_test_the_round_is_as_long_as_it_may(runs):
 @every_run
 def test_round_0_is_evaluated_at_its_own_steps(name, runs):
     *regular, last = steps(runs[0] / name, 0)
-    assert regular == [*range(0, last, 2 * EPOCH)]
+    every = EPOCH if name == "channel" else 2 * EPOCH
+    assert regular == [*range(0, last, every)]
     assert steps(runs[0] / name, 1) == ([0, 4, 5, 6] if name == "one-shot" else [0, 4, 6])
 
 
@@ -174,7 +188,7 @@ def test_both_rounds_are_judged_by_one_attack(name, runs):
 # ---------------------------------------------------------------- between the rounds
 
 
-@every_run
+@pytest.mark.parametrize("name", [n for n, r in TABLE.items() if r.pruning == "unstructured"])
 def test_masks_are_one_pruning_of_the_weights_that_round_0_ends_with(name, runs):
     root, starts, _ = runs
     experiment, first = TABLE[name], ticket(runs[0], name, 0)
@@ -188,6 +202,47 @@ def test_masks_are_one_pruning_of_the_weights_that_round_0_ends_with(name, runs)
         magnitudes = [np.abs(entry.kernel) for entry in first.entries]
         pairs = list(zip(magnitudes, (e.mask for e in expected.entries), strict=True))
         assert min(w[m].min() for w, m in pairs) >= max(w[~m].max() for w, m in pairs)
+
+
+def test_channels_are_those_that_round_0_ends_with_and_stay_away(runs):
+    """Weights go back to the initial ones, and yet scales and offsets of pruned channels are 0."""
+    root, starts, _ = runs
+    first, start = ticket(root, "channel", 0).build(), starts["channel", 1]
+    kept, initial = kept_channels(first, 0.5), ticket(root, "channel", "initial")
+    assert sum(map(len, kept)) == 12 and sum(keep.sum() for keep in kept) == 6
+    for later in (ticket(root, "channel", 1), ticket(root, "channel", "round_01_best")):
+        assert later.mask_hash == start.mask_hash
+        network = later.build()
+        check_pruned(network)
+        found = prunable_channels(network)
+        assert [(~each.pruned).tolist() for each in found] == [keep.tolist() for keep in kept]
+        assert all(each.normalization.gamma.numpy()[~each.pruned].all() for each in found)
+    assert all(
+        np.array_equal(a.kernel, b.kernel)
+        for a, b in zip(start.entries, initial.entries, strict=True)
+    )
+
+
+def test_a_channel_that_comes_alive_ends_the_run(runs, tmp_path, monkeypatch):
+    """As the momentum of an optimiser would bring it about."""
+    shutil.copytree(runs[0] / "channel", tmp_path / "run")
+    (tmp_path / "run" / "tickets" / "round_01.npz").unlink()
+    remove = channels.remove_channels
+
+    def forgetful(network, kept):
+        remove(network, kept)
+        for each in prunable_channels(network):
+            each.normalization.beta.assign(each.normalization.beta + 0.1)
+
+    monkeypatch.setattr(channels, "remove_channels", forgetful)
+    with pytest.raises(RunError, match=r"round 1: .*beta moved where its channel is pruned"):
+        TABLE["channel"].run(tmp_path / "run")
+
+
+def test_a_network_without_channels_is_refused_before_it_is_trained(tmp_path):
+    with pytest.raises(ValueError, match="has no channels that can be pruned"):
+        changed(pruning="channel").run(tmp_path)
+    assert not (tmp_path / "tickets").exists()
 
 
 STARTS = {"natural": "round_00", "fast": "rewind", "never": "initial"}
@@ -300,6 +355,15 @@ REFUSED = {
     "density": (lambda: changed(density=0.0), r"density must be in \(0, 1\]; received density=0.0"),
     "first_steps": (lambda: changed(first_steps="x"), "first_steps must be a number of steps"),
     "allocation": (lambda: changed(allocation="erk"), "allocation names an unknown"),
+    "allocation of channels": (
+        lambda: changed(allocation="layerwise", pruning="channel"),
+        "allocation has an effect only with pruning=unstructured; received allocation='layerwise'",
+    ),
+    "importance of weights": (
+        lambda: changed(channel_importance="filter"),
+        "channel_importance has an effect only with pruning=channel; received",
+    ),
+    "pruning": (lambda: changed(pruning="rows"), "pruning names an unknown pruning 'rows'"),
     "rewind": (lambda: changed(rewind="back"), "rewind names an unknown rewind 'back'"),
     "rewind_step": (
         lambda: changed(rewind_step=3),
