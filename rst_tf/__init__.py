@@ -35,6 +35,8 @@ _HOME = {
     "operations": "multiply_adds",
     "Operations": "multiply_adds",
     "set_density": "traversal",
+    "prune_channels": "channels",
+    "EarlyBird": "early_bird",
     "Normalization": "normalization",
     "initialize": "initializers",
     "Ticket": "ticket",
