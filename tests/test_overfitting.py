@@ -172,6 +172,18 @@ def test_the_table_is_printed_and_stands_in_every_file(tmp_path, capsys):
     assert rows[0][-2:] == ["-", "-"]
 
 
+def test_seeds_with_teachers_of_their_own_are_one_group(tmp_path):
+    found = []
+    for seed in range(2):
+        taught = {"teachers": [f"runs/natural_s{seed}"], "weight": 0.5}
+        folder = workdir_of(tmp_path / f"s{seed}", "falls", seed, distillation=taught)
+        config = json.loads((folder / "config.json").read_text())
+        config["dataset"]["teachers"] = [f"digest {seed}"]
+        (folder / "config.json").write_text(json.dumps(config))
+        found.append(runs.load(folder))
+    assert len(groups.groups_of(found)) == 1
+
+
 def test_costs_stand_beside_accuracies(tmp_path, capsys):
     """Of all rounds so far; what a run does not tell is a dash, and empty in the CSV file."""
     folders = [workdir_of(tmp_path / f"s{n}", "falls", density=1 - n) for n in range(2)]

@@ -161,8 +161,13 @@ def _identity(run: Run) -> dict[str, Any]:
     experiment = {k: v for k, v in run.config["experiment"].items() if k != "seed"}
     if experiment.get("masks_from") is not None:
         experiment["masks_from"] = _seedless(experiment["masks_from"], run.seed)
+    dataset = run.config.get("dataset")
+    if isinstance(taught := experiment.get("distillation"), Mapping) and taught.get("teachers"):
+        own = [_seedless(folder, run.seed) for folder in taught["teachers"]]
+        experiment["distillation"] = {**taught, "teachers": own}
+        dataset = {k: v for k, v in (dataset or {}).items() if k != "teachers"}
     attacks = {f"attack on {split}": run.attack(split) for split in EVALUATED}
-    return {**experiment, "dataset": run.config.get("dataset"), **attacks}
+    return {**experiment, "dataset": dataset, **attacks}
 
 
 def _seedless(folder: str, seed: int | None) -> str:
