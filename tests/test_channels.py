@@ -274,6 +274,21 @@ def test_a_pruned_channel_says_nothing_and_nobody_listens(name, change, training
     assert before.std() > 0 and np.array_equal(outputs(found, training), before)
 
 
+@every_network
+@pytest.mark.parametrize("density", [0.001, 0.5])
+def test_what_is_left_is_a_smaller_dense_network(name, density):
+    """Its kernels have just the weights that the masks keep: no mask is needed any more."""
+    found = network(name)
+    prune_channels(found, density)
+    small = rst.shrunk(found)
+    np.testing.assert_allclose(outputs(small), outputs(found), rtol=1e-5, atol=1e-5)
+    weights = sum(int(np.prod(v.shape)) for v in small.weights if len(v.shape) > 1)
+    dense = sum(int(np.prod(m.shape)) for m in rst.masked_kernels(found))
+    assert weights < dense
+    if name not in ("filters", "plain"):  # a mask of filters, a nested model that stays as it is
+        assert weights == rst.Ticket.of(found).kept
+
+
 OPTIMIZERS = [
     SGD(0.05, weight_decay=0.1, nesterov=True),
     Adam(0.01, weight_decay=0.1),
