@@ -7,9 +7,11 @@ import signal
 
 import numpy as np
 import pytest
+from bird_presets import ROBUST
 from test_interruption import Died, at, dying, signalled
 from trainings import QUICK, files, read
 
+import run_experiments
 from experiments._watch import Watch
 from experiments.experiment import RunError
 from experiments.interruption import Interrupted
@@ -387,3 +389,55 @@ def test_a_rewind_step_beyond_round_0_is_refused_before_it(tmp_path):
     with pytest.raises(ValueError, match="rewind_step must be below first_steps=40; received 40"):
         dataclasses.replace(TABLE["fast"], rewind_step=40).run(tmp_path)
     assert not (tmp_path / "tickets").exists()
+
+
+# ---------------------------------------------------------------- presets
+
+
+@pytest.mark.parametrize("preset", ROBUST)
+def test_a_preset_is_what_was_published(preset):
+    found = run_experiments.configured(["run_experiments", f"--preset={preset}"])
+    assert found.config == ROBUST[preset] and found.dropped == {}
+
+
+def test_fast_training_is_the_published_one():
+    """A step of 1.25 radii from a uniform start, at running statistics; 0 to .2 to 0."""
+    preset = ROBUST["bird_robust_fast"]
+    attack = preset.first_objective.attack.as_pgd()
+    assert (attack.steps, attack.start, attack.iterate) == (1, "uniform", "last")
+    assert attack.step_size == 1.25 * attack.epsilon
+    assert preset.first_objective.norm_mode == "eval"
+    optimizer = preset.first_optimizer
+    rates = [optimizer.learning_rate * f for f in optimizer.schedule.factors(200 * 352, 352)]
+    expected = np.interp(np.arange(200 * 352) / 352, [0, 80, 200], [0, 0.2, 0])
+    np.testing.assert_allclose(rates, expected, atol=1e-5)
+
+
+SMALL = [
+    "--data.validation=4",
+    "--network.width=0.0625",
+    "--batch_size=4",
+    "--first_steps=2ep",
+    "--train_steps=2",
+    "--eval_every=2",
+    "--eval_limit=4",
+    "--first_optimizer.schedule.warmup=0",
+    "--objective.attack.steps=1",
+    "--evaluation_attack.steps=1",
+]
+
+
+@pytest.mark.parametrize("preset", ROBUST)
+@pytest.mark.slow
+def test_every_preset_runs(preset, tmp_path):
+    rng, file = np.random.default_rng(0), tmp_path / "data.npz"
+    arrays = {}
+    for part, n in (("train", 12), ("test", 8)):
+        arrays[f"x_{part}"] = rng.integers(0, 256, (n, 32, 32, 3)).astype("uint8")
+        arrays[f"y_{part}"] = np.arange(n) % 2
+    np.savez(file, **arrays)
+    flags = [f"--preset={preset}", f"--data=npz:{file}", *SMALL]
+    config = run_experiments.configured(["run_experiments", *flags]).config
+    run_experiments.run({tmp_path / "run": config})
+    assert {row["round"] for row in read(tmp_path / "run")} == {"0", "1"}
+    assert 0.15 < ticket(tmp_path, "run", 1).density < 0.25
