@@ -1,6 +1,6 @@
 """What a round costs, added up with the masks as they are at each step."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from experiments.companion import Companion
 from rst_tf.analysis import costs
@@ -16,23 +16,27 @@ class Costs(Companion):
 
     Args:
         first_step: Steps of the round that count as done already.
-        changes: Functions that give the steps at which somebody may change masks.
+        events: Steps at which masks may change.
+        others: The other companions of the round, which may change them too.
     """
 
     name = "costs"
 
-    def __init__(self, first_step: int, changes: Sequence[Callable[[], Iterable[int]]]):
+    def __init__(self, first_step: int, events: Iterable[int], others: Sequence[Companion]):
         super().__init__()
-        self.first, self._changes = first_step, changes
+        self.first, self._events, self._others = first_step, events, others
 
     def begin(self, session, trainer, round_number):
         """See `Companion.begin`."""
+        from rst_tf.multiply_adds import operations
         from rst_tf.traversal import masked_layers
 
         super().begin(session, trainer, round_number)
         layers = masked_layers(session.network)
         self._searched = any(m.scores is not None for x in layers for m in x.masked.values())
         self._passes = session.settings.objective.passes(session.splits.classes)
+        teachers = session.teachers.networks if session.teachers else ()
+        self._taught = sum(operations(each, session.splits.shape).sparse for each in teachers)
 
     def restore(self, step, notes):
         """See `Companion.restore`."""
@@ -42,7 +46,7 @@ class Costs(Companion):
 
     def stops(self):
         """Wherever masks may change."""
-        return set().union(*(steps() for steps in self._changes))
+        return {*self._events}.union(*(other.stops() for other in self._others))
 
     def at(self, step):
         """Adds what the steps since the last look cost."""
@@ -66,12 +70,20 @@ class Costs(Companion):
         return operations(self.session.network, self.session.splits.shape)
 
     def _add(self, step: int, counted) -> None:
-        images = self._images(step) - self._images(self.notes["step"])
-        units, trained = images * self._passes.in_forward, images * self._passes.training
-        more = trained * (counted.dense - counted.sparse) if self._searched else 0
-        self.notes["step"] = step
-        self.notes["training"] += units * counted.sparse + more
-        self.notes["training_dense"] += units * counted.dense
+        last, self.notes["step"] = self.notes["step"], step
+        images = self._images(step) - self._images(last)
+        units, taught = images * self._passes.in_forward, images * self._taught
+        pruned = counted.dense - counted.sparse
+        full = self._passes.training * self._with_all_gradients(last, step)
+        self.notes["training"] += units * counted.sparse + full * pruned + taught
+        self.notes["training_dense"] += units * counted.dense + taught
+
+    def _with_all_gradients(self, first: int, last: int) -> int:
+        """Images in the steps after `first` until `last` that gave pruned weights a gradient."""
+        steps = set(range(first + 1, last + 1))
+        if not self._searched:
+            steps &= set().union(*(other.regrowth(first, last) for other in self._others))
+        return sum(self._images(step) - self._images(step - 1) for step in steps)
 
     def _images(self, step: int) -> int:
         """Images in the batches before a step; the last batch of an epoch may be smaller."""

@@ -44,8 +44,7 @@ class Watch(keras.callbacks.Callback):
     ):
         super().__init__()
         self.session, self.round, self.events = session, round_number, events
-        changes = [events.keys, *(companion.stops for companion in companions)]
-        self.companions = [Costs(first_step, changes), *companions]
+        self.companions = [Costs(first_step, events, companions), *companions]
         self.guard = guard
         self.first = self.step = first_step
         self.due = session.evaluation_steps(first_step)

@@ -1,7 +1,7 @@
 """`Companion`: what goes along with a round of training and may change or end it."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -57,6 +57,14 @@ class Companion:
         Masks may change here. The guard has just seen that no pruned weight moved, and looks at
         the masks anew afterwards.
         """
+
+    def regrowth(self, first: int, last: int) -> Iterable[int]:
+        """The steps after `first` until `last` of which it needs the gradients of pruned weights.
+
+        They cost as much as dense ones, which `costs.json` counts.
+        """
+        del first, last
+        return ()
 
     def shown(self) -> contextlib.AbstractContextManager:
         """Within it, the network is as it is to be evaluated and kept as a ticket."""

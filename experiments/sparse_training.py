@@ -107,6 +107,13 @@ class Rewired(Companion):
         """The steps at which masks change."""
         return set(self._rewiring.rates)
 
+    def regrowth(self, first, last):
+        """All steps where growth remembers more than the last gradient, else those of updates."""
+        if self.topology.memory is None:
+            return ()
+        steps = range(first + 1, last + 1)
+        return steps if self.topology.memory else self.stops() & {*steps}
+
     def at(self, step):
         """The update."""
         self.notes["updates"].append({"round": self.round, **self._rewiring.update(step)})

@@ -11,11 +11,16 @@ from trainings import QUICK, TABLE
 import rst_tf as rst
 from experiments import training
 from experiments.companion import Companion
+from experiments.dense_training import DenseTraining
+from experiments.distillation import Distillation
+from experiments.iterative_pruning import IterativePruning
 from experiments.scratch_tickets import ScratchTickets
+from experiments.sparse_training import SparseTraining
 from experiments.training import Session
 from rst_tf import APGD, FGSM, PGD, RobustTrainer, Ticket, batches
 from rst_tf.analysis import costs
 from rst_tf.data.sources import from_arrays
+from rst_tf.flying_bird import FlyingBird
 from rst_tf.objectives import OBJECTIVES, Adversarial, Fast, Free, Mixed, Natural, Trades
 
 X, Y = easy_data(16)
@@ -108,13 +113,22 @@ class Thinning(Companion):
         self.finished = step == self.ends
 
 
-RUNS = {  # settings, and what goes along
-    "rounds": (dataclasses.replace(TABLE["rewound"], rounds=1), []),
-    "convolutions": (TABLE["conv"], []),
-    "partial batches": (dataclasses.replace(TABLE["dense"], batch_size=30, train_steps=7), []),
-    "masks change": (TABLE["natural"], [Thinning()]),
-    "ended early": (TABLE["dense"], [Thinning(ends=5)]),
-    "search": (ScratchTickets(**QUICK, density=0.2, stage_count=2), []),
+PLAIN = {**QUICK, "objective": Natural(), "train_steps": 7}
+
+
+def sparse(growth):
+    return SparseTraining(**PLAIN, topology=FlyingBird(update_every=2, growth=growth))
+
+
+RUNS = {  # settings, what goes along, and the steps of which pruned weights' gradients are needed
+    "rounds": (IterativePruning(**PLAIN, rounds=1, rewind_step=3), [], ()),
+    "attacked": (TABLE["conv"], [], ()),
+    "partial batches": (DenseTraining(**{**PLAIN, "batch_size": 30}), [], ()),
+    "masks change": (DenseTraining(**PLAIN), [Thinning()], ()),
+    "ended early": (DenseTraining(**PLAIN), [Thinning(ends=5)], ()),
+    "search": (ScratchTickets(**PLAIN, density=0.2, stage_count=2), [], range(1, 8)),
+    "regrown by gradients": (sparse("gradient"), [], (2, 4, 6)),
+    "regrown by momentum": (sparse("momentum"), [], range(1, 8)),
 }
 
 
@@ -131,9 +145,9 @@ class Look(keras.callbacks.Callback):
 
 @pytest.fixture(scope="module", params=RUNS)
 def finished(request, tmp_path_factory):
-    """A run's folder, its settings, and by round its steps: images, and what the masks let pass."""
+    """A run's folder, its settings, by round its steps as (images, multiply-adds), and `full`."""
     folder, rounds, fit = tmp_path_factory.mktemp("run"), [], Session.fit
-    settings, companions = RUNS[request.param]
+    settings, companions, full = RUNS[request.param]
 
     def looked_at(session, trainer, first, sizes, callbacks):
         look = Look()
@@ -146,31 +160,33 @@ def finished(request, tmp_path_factory):
         patch.setattr(training, "STEPS_PER_CALL", 1)
         patch.setattr(Session, "train", accompanied(companions))
         settings.run(folder)
-    return folder, settings, rounds
+    return folder, settings, rounds, full
 
 
-def accompanied(companions):
+def accompanied(more):
     train = Session.train
-    return lambda *given, **options: train(*given, companions=companions, **options)
+    return lambda *given, companions=(), **options: train(
+        *given, companions=[*companions, *more], **options
+    )
 
 
 def test_a_training_costs_what_its_masks_let_pass_at_every_step(finished):
-    folder, settings, rounds = finished
+    folder, settings, rounds, full = finished
     found, dense = costs.read(folder), rst.operations(Ticket.load(ticket_of(folder, 0)).build())
     passes = settings.objective.passes(10)
-    searched = passes.training if isinstance(settings, ScratchTickets) else 0
     assert sorted(found) == list(range(len(rounds)))
     for cost, steps in zip(found.values(), rounds, strict=True):
         images = sum(n for n, _ in steps)
-        sparse = sum(n * f for n, f in steps)
-        more = searched * (images * dense.dense - sparse)  # every score has a gradient
+        sparse = passes.in_forward * sum(n * f for n, f in steps)
+        needed = [steps[step - 1] for step in full]
+        more = passes.training * sum(n * (dense.dense - f) for n, f in needed)
         assert (cost.steps, cost.examples) == (len(steps), images)
-        assert cost.training == passes.in_forward * sparse + more
+        assert cost.training == sparse + more
         assert cost.training_dense == passes.in_forward * images * dense.dense
 
 
 def test_tickets_cost_what_their_masks_let_pass(finished):
-    folder, _, _ = finished
+    folder = finished[0]
     for number, cost in costs.read(folder).items():
         last = rst.operations(Ticket.load(ticket_of(folder, number)).build())
         best = rst.operations(Ticket.load(ticket_of(folder, number, "_best")).build())
@@ -181,3 +197,57 @@ def test_tickets_cost_what_their_masks_let_pass(finished):
 
 def ticket_of(folder, number, which=""):
     return folder / "tickets" / f"round_{number:02d}{which}.npz"
+
+
+def test_teachers_cost_their_answers(tmp_path):
+    """As many multiply-adds more as each image takes through the teachers, kept or not."""
+    TABLE["natural"].run(tmp_path / "teacher")
+    taught = Distillation((str(tmp_path / "teacher"),) * 2)
+    dataclasses.replace(TABLE["natural"], distillation=taught).run(tmp_path / "student")
+    alone, found = (costs.read(tmp_path / name)[0] for name in ("teacher", "student"))
+    more = 2 * found.examples * alone.inference_best
+    assert found.training - alone.training == found.training_dense - alone.training_dense == more
+
+
+# ---------------------------------------------------------------- the file
+
+
+def cost(round=0, **numbers):
+    names = ("steps", "examples", "forward_passes", "attack_passes", "training_passes")
+    known = dict.fromkeys(names, 1) | {"training": 20, "training_dense": 100}
+    known |= {"inference_last": 2, "inference_best": 4, "inference_dense": 8}
+    return costs.Cost(round, **known | numbers)
+
+
+def test_what_is_written_is_read_with_what_was_spent_before(tmp_path):
+    rounds = {n: cost(n, training=20 + n) for n in range(3)}
+    assert costs.read(tmp_path) is None
+    (tmp_path / "costs.json").write_text(costs.text(rounds))
+    found = costs.read(tmp_path)
+    assert [found[n].spent for n in found] == [20, 41, 63]
+    assert found[2].spent_fraction == 0.63 and found[2].training_fraction == 0.22
+    assert (found[0].last_fraction, found[0].best_fraction) == (0.25, 0.5)
+    assert costs.text(found) == costs.text(rounds)
+
+
+def test_fractions_before_anything_was_done(tmp_path):
+    first = cost(training=0, training_dense=0, inference_best=None)
+    (tmp_path / "costs.json").write_text(costs.text({0: first}))
+    found = costs.read(tmp_path)[0]
+    assert found.spent_fraction is found.training_fraction is found.best_fraction is None
+
+
+DAMAGE = {
+    "cut off": lambda text: text[:40],
+    "no rounds": lambda text: "{}",
+    "not a count": lambda text: text.replace('"training": 20', '"training": 2.5'),
+    "negative": lambda text: text.replace('"examples": 1', '"examples": -1'),
+    "a name": lambda text: text.replace('"steps"', '"step"'),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_one_line_with_the_file(name, tmp_path):
+    (tmp_path / "costs.json").write_text(DAMAGE[name](costs.text({0: cost()})))
+    with pytest.raises(ValueError, match=r"costs\.json is damaged: "):
+        costs.read(tmp_path)
