@@ -11,6 +11,7 @@ from trainings import TABLE, files, read
 from workdirs import EVERY, Case, make_run, rows_of, write_results
 
 import run_analysis
+from experiments.experiment import RunError
 from experiments.training import Session
 from rst_tf import Ticket
 from rst_tf.analysis import costs, groups, overfitting_report, runs, topology
@@ -61,6 +62,24 @@ def test_measuring_them_changes_nothing_else(both):
 def test_as_many_as_there_are():
     session = Session(dataclasses.replace(RUN, eval_train=10**6), None)
     assert len(session.evaluated["unaugmented"]) == len(session.splits.train)
+
+
+NEW = ("eval_train", "distillation", "average_from", "average_every")
+
+
+def test_a_folder_of_an_earlier_version_goes_on(tmp_path):
+    """It knows none of the settings; at their defaults they change nothing."""
+    plain = TABLE["augmented"]
+    with Session(plain, tmp_path):
+        pass
+    config = json.loads((tmp_path / "config.json").read_text())
+    for name in NEW:
+        del config["experiment"][name]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with Session(plain, tmp_path):
+        pass
+    with pytest.raises(RunError, match="was made by another configuration"):
+        Session(RUN, tmp_path)
 
 
 def test_none_is_no_number():
