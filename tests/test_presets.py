@@ -1,7 +1,8 @@
 """The presets of the 2019 paper: what each one sets, that it runs, where it runs by default.
 
 Those of the scratch tickets are in test_rst_presets.py, of the binary subnetworks in
-test_binary_presets.py, of Robust Bird in test_robust_bird.py; what every preset says is tried here.
+test_binary_presets.py, of Robust Bird in test_robust_bird.py, of Flying Bird in
+test_sparse_training.py; what every preset says is tried here.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import shlex
 
 import binary_presets as binary
 import bird_presets as birds
+import flying_presets as flying
 import numpy as np
 import pytest
 import rst_presets as rst
@@ -46,6 +48,7 @@ def about(preset):
 def test_the_presets_are_the_quick_start_and_those_of_four_papers():
     names = [*COMPLETE, *OVERLAYS, *rst.COMPLETE, *rst.OVERLAYS]
     names += [*binary.COMPLETE, *binary.OVERLAYS, *birds.COMPLETE]
+    names += [*flying.COMPLETE, *flying.OVERLAYS]
     assert sorted(names) == command_line.preset_names()
 
 

@@ -6,10 +6,12 @@ import json
 import os
 import signal
 
+import flying_presets as presets
 import numpy as np
 import pytest
 from trainings import QUICK, files, read
 
+import run_experiments
 from experiments._watch import Watch
 from experiments.companion import Companion
 from experiments.experiment import RunError
@@ -278,3 +280,28 @@ def test_masks_are_not_the_same_twice(runs):
     """Different starts and topologies end with different masks."""
     hashes = [ticket(runs / name, "round_00").mask_hash for name in TABLE]
     assert len(set(hashes)) == len(hashes) and np.all(hashes)
+
+
+# ---------------------------------------------------------------- presets
+
+
+@pytest.mark.parametrize("preset", [*presets.COMPLETE, *presets.OVER])
+def test_a_preset_is_what_was_published(preset):
+    found = run_experiments.configured(["run_experiments", f"--preset={preset}"])
+    assert found.config == (presets.COMPLETE | presets.OVER)[preset]
+
+
+EPOCH, TOTAL = 352, 70_400
+UPDATES = {  # of a training of the presets: updates, the first, the last
+    "bird_flying": (68, 900, 69_600),
+    "bird_flying_plus": (68, 900, 69_600),
+    "bird_flying,set": (199, 352, 70_048),
+    "bird_flying,rigl": (527, 100, 52_700),
+}
+
+
+@pytest.mark.parametrize("preset", UPDATES)
+def test_the_updates_of_a_preset(preset):
+    topology = (presets.COMPLETE | presets.OVER)[preset].topology
+    steps = list(topology.rates(TOTAL, EPOCH))
+    assert (len(steps), steps[0], steps[-1]) == UPDATES[preset]
