@@ -10,7 +10,8 @@ import rst_tf as rst
 from experiments.export import Export
 from rst_tf import models
 from rst_tf.artefact_formats import FORMATS
-from rst_tf.models import MLP, Conv, PreActResNet, ResNet
+from rst_tf.channels import prune_channels
+from rst_tf.models import MLP, VGG, Conv, PreActResNet, ResNet, WideResNet
 from rst_tf.normalization import Normalization
 from rst_tf.traversal import walk
 
@@ -218,6 +219,20 @@ def test_only_channels_inside_blocks_go_where_a_sum_needs_all():
         if layer.name in halved:
             half = 2 if "block_2" in layer.name else 1
             assert small.get_layer(layer.name).filters == layer.filters // half
+
+
+@pytest.mark.parametrize("architecture", [VGG(11, width=1 / 16), WideResNet(10, 1.5, width=1 / 4)])
+@pytest.mark.parametrize("importance", ["gamma", "filter"])
+def test_pruned_channels_leave_a_network_of_as_many_weights_as_the_masks_keep(
+    architecture, importance
+):
+    network = stirred(built(architecture, models.masked_parts()))
+    prune_channels(network, 0.5, importance)
+    small = rst.shrunk(network)
+    check_equal(network, small, images(4, shape_for(architecture)))
+    assert rst.operations(small).dense == rst.operations(network).sparse
+    kernels = [int(np.prod(v.shape)) for v in small.weights if len(v.shape) > 1]
+    assert sum(kernels) == rst.Ticket.of(network).kept
 
 
 def test_subclassed_models_are_refused_in_a_line():
