@@ -10,7 +10,8 @@ _BATCHES = 100  # for the statistics of normalisation
 class Averaging(Companion):
     """Adds the weights to a running mean at certain steps, and shows it to evaluations and tickets.
 
-    The training itself goes on from its own weights. Statistics of normalisation are estimated
+    The training itself goes on from its own weights; only what listens to evaluations, as Flying
+    Bird+ does, hears those of the mean. Statistics of normalisation are estimated
     anew whenever the mean is shown: the plain mean over the first batches of the training, as they
     are augmented but not attacked, at most a hundred and at most an epoch.
 

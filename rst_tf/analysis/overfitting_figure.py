@@ -56,11 +56,11 @@ def curves(groups: Sequence[Group]) -> Figure:
 
 def _panel(axes: Axes, group: Group, line: Line, handles: dict[str, Line2D]) -> None:
     epoch = group.runs[0].steps_per_epoch
+    for run in group.runs:
+        _curves(axes, run, line.round, handles)
     for update in topology.read(group.runs[0].workdir):
         if update.round == line.round:
             _mark(axes, update, epoch or 1, handles)
-    for run in group.runs:
-        _curves(axes, run, line.round, handles)
     panels.percent_ticks(axes)
     panels.step_axis(axes, ticks=4)
     axes.set_xlabel("steps" if epoch is None else "epochs")
