@@ -54,6 +54,7 @@ KINDS = {
     "plain": plain,
     "pruned": pruned,
     "scaled": pruned,
+    "grown": pruned,
     "search": search,
     "normalised": normalised,
 }
@@ -74,6 +75,9 @@ def trained(kind, *callbacks):
     if kind == "scaled":
         decayed = keras.optimizers.SGD(0.1, weight_decay=1e-3)
         optimizer = keras.optimizers.LossScaleOptimizer(decayed)
+    if kind == "grown":
+        bird = rst.FlyingBird(update_every=6, growth="momentum")
+        callbacks = (*callbacks, rst.DynamicSparsity(bird, sum(SIZES)))
     trainer.compile(optimizer, jit_compile=False)  # compiling would take most of the time
     measures = trainer.fit(
         batches.repeat(5),

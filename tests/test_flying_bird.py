@@ -1,9 +1,11 @@
 """When masks change, by how much, and what evaluations add: the numbers of the published code."""
 
 import math
+import typing
 
 import pytest
 
+from flags.values import convert, field_docs, text
 from rst_tf import registry
 from rst_tf.flying_bird import (
     TOPOLOGIES,
@@ -13,8 +15,9 @@ from rst_tf.flying_bird import (
     FlyingBirdPlus,
     Layer,
     Static,
+    Topology,
 )
-from rst_tf.schedules import Constant, Cosine, Linear
+from rst_tf.schedules import Constant, Cosine, Linear, Schedule
 
 TOTAL, EPOCH = 70_400, 352  # 200 epochs of 45,000 images in batches of 128
 SHIPPED = {"update_every": 900, "update_every_late": 1200}
@@ -257,7 +260,13 @@ def test_a_training_in_which_nothing_would_happen_is_refused(message):
 
 @pytest.mark.parametrize("name", TOPOLOGIES)
 def test_a_topology_is_its_own_configuration(name):
+    """And texts of flags fit every field."""
     bird = TOPOLOGIES[name]()
     values = registry.to_dict(bird)
     assert values["name"] == name
-    assert registry.from_dict(type(bird).__mro__[-2], values) == bird
+    assert registry.from_dict(Topology, values) == bird
+    told = field_docs(type(bird))
+    for field, annotation in typing.get_type_hints(type(bird)).items():
+        value = getattr(bird, field)
+        if not isinstance(value, Schedule):
+            assert told[field] and convert(annotation, text(value)) == value
