@@ -1,5 +1,6 @@
 """Laws of learning from teachers beside labels."""
 
+import functools
 import json
 import shutil
 
@@ -30,6 +31,15 @@ from rst_tf import (
 )
 from rst_tf.data import Data, batches
 from rst_tf.objectives import Outcome
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once():
+    """Reading the images anew would take most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Data, "load", functools.cache(Data.load))
+        yield
+
 
 ATTACK = PGD(0.1, steps=2)
 OBJECTIVES = [

@@ -3,6 +3,7 @@ last."""
 
 import csv
 import dataclasses
+import functools
 import json
 
 import pytest
@@ -16,7 +17,17 @@ from experiments.training import Session
 from rst_tf import Ticket
 from rst_tf.analysis import costs, groups, overfitting_report, runs, topology
 from rst_tf.analysis.overfitting import COSTS, declines_of
+from rst_tf.data import Data
 from rst_tf.evaluation import Evaluator
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once():
+    """Reading the images anew would take most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Data, "load", functools.cache(Data.load))
+        yield
+
 
 # ---------------------------------------------------------------- the split `unaugmented`
 

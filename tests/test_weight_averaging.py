@@ -1,6 +1,7 @@
 """Laws of weight averaging: what is shown is the mean, and the training does not notice."""
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -15,11 +16,21 @@ from experiments.iterative_pruning import IterativePruning
 from experiments.scratch_tickets import ScratchTickets
 from experiments.training import Session
 from rst_tf import Ticket, initialize, masked_kernels
+from rst_tf.data import Data
 from rst_tf.evaluation import Evaluator
 from rst_tf.models import Conv, ResNet, masked_parts
 from rst_tf.normalization import Normalization
 from rst_tf.traversal import trained_variables, walk
 from rst_tf.weight_averaging import Statistics, WeightAverage
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once():
+    """Reading the images anew would take most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Data, "load", functools.cache(Data.load))
+        yield
+
 
 # ---------------------------------------------------------------- the mean and its statistics
 
