@@ -450,6 +450,7 @@ def test_a_damaged_ticket_is_an_error(tmp_path):
 HEAD = ",".join(results.COLUMNS)
 LINE = f'0,0,valid,1.0,9,"{ATTACK}",0.5,0.9,0.7,0.5'
 TEST = LINE.replace("valid", "test")
+TRAIN = LINE.replace("valid", "train")
 DAMAGE = {
     "empty": ("", "line 1: no line end"),
     "no rows": (f"{HEAD}\n", "line 1: a header and no rows"),
@@ -481,12 +482,28 @@ DAMAGE = {
         + f"{LINE}\n{TEST}\n".replace("0,0,", "1,0,").replace("epsilon=0.1", "epsilon=0.3"),
         "line 4: attack is PGD(epsilon=0.3",
     ),
+    "two attacks of one round": (
+        f"{HEAD}\n{TRAIN}\n{LINE}\n{TEST}\n"
+        + f"{TRAIN}\n{LINE}\n{TEST}\n".replace("0,0,", "0,1,").replace(
+            'train,1.0,9,"PGD(epsilon=0.1', 'train,1.0,9,"PGD(epsilon=0.3'
+        ),
+        "line 5: attack is PGD(epsilon=0.3",
+    ),
     "two kept": (f"{HEAD}\n{LINE}\n{TEST.replace(',9,', ',8,')}\n", "line 2: density or kept"),
     "half attacked": (
         f"{HEAD}\n{LINE}\n{TEST.replace(ATTACK, '')[:-7]},\n",
         "line 3: an attack on only one of valid and test",
     ),
 }
+
+
+def test_rounds_may_be_trained_on_attacks_of_their_own(tmp_path):
+    """As a cheap search before an adversarial training is."""
+    later = f"{TRAIN}\n{LINE}\n{TEST}\n".replace("0,0,", "1,0,")
+    natural = TRAIN.replace(f'"{ATTACK}"', "").replace(",0.7,0.5", ",,")
+    (tmp_path / "results.csv").write_text(f"{HEAD}\n{natural}\n{LINE}\n{TEST}\n{later}")
+    rows = results.read(tmp_path / "results.csv")
+    assert [row.attack for row in rows if row.split == "train"] == [None, ATTACK]
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -147,16 +147,20 @@ def _count(cell: dict[str, str], name: str, low: int) -> int:
 
 
 def _check(path: Path, rows: dict[int, Row]) -> None:
-    """Each step of a round once per split, on valid and test alike, under one attack a split."""
+    """Each step of a round once per split, on valid and test alike, under one attack a split.
+
+    Rounds may be trained on attacks of their own, as those of Robust Bird are.
+    """
     seen: dict[tuple[int, int, str], int] = {}
-    attacks: dict[str, tuple[str | None, int]] = {}
+    attacks: dict[tuple[str, int | None], tuple[str | None, int]] = {}
     for line, row in rows.items():
         key = (row.round, row.step, row.split)
         if key in seen:
             where = f"round {row.round}, step {row.step}, {row.split}"
             raise _damaged(path, line, f"{where} is already on line {seen[key]}")
         seen[key] = line
-        attack, first = attacks.setdefault(row.split, (row.attack, line))
+        under = (row.split, row.round if row.split == "train" else None)
+        attack, first = attacks.setdefault(under, (row.attack, line))
         if row.attack != attack:
             raise _damaged(
                 path,
@@ -173,5 +177,5 @@ def _check(path: Path, rows: dict[int, Row]) -> None:
                 raise _damaged(
                     path, line, f"density or kept differs from line {seen[round, step, other]}"
                 )
-    if (attacks["valid"][0] is None) != (attacks["test"][0] is None):
-        raise _damaged(path, attacks["test"][1], "an attack on only one of valid and test")
+    if (attacks["valid", None][0] is None) != (attacks["test", None][0] is None):
+        raise _damaged(path, attacks["test", None][1], "an attack on only one of valid and test")
