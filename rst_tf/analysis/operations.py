@@ -8,6 +8,9 @@ channels, for convolutions:
 
 A product with +-1 is a sign, so only sums are counted of binary weights; the other terms are
 normalisation and ReLU. Dense layers have s = 1 and the constants 10 and 3.
+
+It needs a ticket's masks alone. `rst_tf.multiply_adds` counts the products of a network that is
+there, at the sizes of its maps; those counts are what `costs.json` holds.
 """
 
 import dataclasses
