@@ -15,7 +15,7 @@ import run_analysis
 from experiments.experiment import RunError
 from experiments.training import Session
 from rst_tf import Ticket
-from rst_tf.analysis import costs, groups, overfitting_report, runs, topology
+from rst_tf.analysis import claims, costs, groups, overfitting_report, runs, topology, verdicts
 from rst_tf.analysis.overfitting import COSTS, declines_of
 from rst_tf.data import Data
 from rst_tf.evaluation import Evaluator
@@ -212,6 +212,37 @@ def test_seeds_with_teachers_of_their_own_are_one_group(tmp_path):
         (folder / "config.json").write_text(json.dumps(config))
         found.append(runs.load(folder))
     assert len(groups.groups_of(found)) == 1
+
+
+def judged(folder, **keys):
+    claim = {"claim": "It holds", "runs": "s*", "expect": {"at_least": 0}, **keys}
+    (folder / "claims.yaml").write_text(json.dumps([claim]))  # JSON is YAML
+    return verdicts.judge(claims.read(folder / "claims.yaml")[0], folder)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_claims_can_be_of_gaps_and_of_what_is_lost(seeds, tmp_path):
+    """The numbers of the table; an interval only over seeds."""
+    folders = [workdir_of(tmp_path / f"s{n}", "falls", n) for n in range(seeds)]
+    found = decline_of(*folders)
+    for keys, value in (
+        ({"metric": "gap"}, found.best_gap.mean),
+        ({"metric": "gap", "at": "last"}, found.last_gap.mean),
+        ({"metric": "overfitting"}, found.robust_accuracy.mean),
+        ({"metric": "gap", "at": "last", "minus": "s*", "minus_at": "best"}, 0.37),
+    ):
+        result = judged(tmp_path, **keys)
+        assert result.value == pytest.approx(100 * value)
+        assert (result.interval is None) == (seeds == 1)
+        assert result.verdict == ("undecided" if seeds == 1 else "holds")
+
+
+def test_claims_of_gaps_say_what_is_missing(tmp_path):
+    workdir_of(tmp_path / "s0", "training images not measured")
+    said = judged(tmp_path, metric="gap")
+    assert said.verdict == "no data" and said.note.endswith("training images (eval_train)")
+    with pytest.raises(ValueError, match="at has no effect on overfitting"):
+        judged(tmp_path, metric="overfitting", at="last")
 
 
 def test_costs_stand_beside_accuracies(tmp_path, capsys):

@@ -11,18 +11,20 @@ The file is a list; an item of it is one claim:
       minus_round: 0                           # default: as `round`
       minus_at: 25021                          # default: as `at`
       split: test                              # test (default) or valid
-      metric: robust_accuracy                  # default; or accuracy; or step, in updates
+      metric: robust_accuracy                  # default; or accuracy, step, gap, overfitting
       expect: {at_least: 0}                    # or {at_most: X} or {within: [LOW, HIGH]}
 
 `runs` must be one configuration with different seeds, and so must `minus`; they are paired by seed.
 Accuracies are percent, in and out; their differences are points. The metric `step` is the step of
-`at`, so that claims about early stopping can be tried.
+`at`, in updates, so that claims about early stopping can be tried. `gap` is robust accuracy on training images
+without augmentation minus that of `split`; `overfitting` is that of the best step minus that of the
+last.
 
 The value is the mean over the seeds. Its 95 % interval is Student's t over at least two seeds; with
-one seed it is Wilson's by the number of examples, or Newcombe's for a difference, and a step has
-none. The verdict is "holds" if the whole interval is within what is expected, "does not hold" if
-all of it is outside, "undecided" otherwise, and "no data" where runs, rounds, steps or robust
-accuracies are missing; the note says which.
+one seed it is Wilson's by the number of examples, or Newcombe's for a difference, and a step, a gap
+or overfitting has none. The verdict is "holds" if the whole interval is within what is expected,
+"does not hold" if all of it is outside, "undecided" otherwise, and "no data" where runs, rounds,
+steps or robust accuracies are missing; the note says which.
 """
 
 import dataclasses
@@ -34,7 +36,7 @@ from rst_tf.analysis.estimates import Interval
 from rst_tf.analysis.results import read_text
 from rst_tf.registry import unknown
 
-METRICS = ("accuracy", "robust_accuracy", "step")
+METRICS = ("accuracy", "robust_accuracy", "step", "gap", "overfitting")
 SPLITS = ("test", "valid")
 NAMED_STEPS = ("best", "last", "lowest_loss")
 
@@ -118,6 +120,8 @@ def _claim(item: Any, where: str) -> Claim:
             raise ValueError(f"{where}: {name} must be {named} or a step; received {item[name]!r}")
     if "minus" not in item and (unused := sorted({"minus_round", "minus_at"} & set(item))):
         raise ValueError(f"{where}: {unused[0]} has no effect without minus")
+    if item.get("metric") == "overfitting" and (unused := {"at", "minus_at"} & set(item)):
+        raise ValueError(f"{where}: {min(unused)} has no effect on overfitting")
     bounds, words = _expected(item["expect"], where)
     twin = {f"minus_{name}": item[name] for name in ("round", "at") if name in item}
     return Claim(**{**twin, **item, "expect": bounds, "expected": words})

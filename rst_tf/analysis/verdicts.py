@@ -9,6 +9,7 @@ from rst_tf.analysis import estimates
 from rst_tf.analysis.claims import Claim
 from rst_tf.analysis.estimates import Interval
 from rst_tf.analysis.groups import check_attacks, same_experiment
+from rst_tf.analysis.overfitting import UNAUGMENTED
 from rst_tf.analysis.runs import Run
 from rst_tf.analysis.workdirs import NoRuns, loaded
 
@@ -93,7 +94,7 @@ def judge(claim: Claim, folder: Path) -> Result:
         parts = [first]
         if claim.minus is not None:
             second, more = _measured(claim, claim.minus, claim.minus_round, claim.minus_at, folder)
-            if claim.metric == "robust_accuracy":
+            if claim.metric in ("robust_accuracy", "gap", "overfitting"):
                 check_attacks([*first.runs, *second.runs])
             parts, notes = [first, second], notes + more
         seeds = [seed for seed in first.values if all(seed in part.values for part in parts)]
@@ -132,7 +133,7 @@ def _interval(
     if len(values) > 1:
         return estimates.student(values)
     counts = [part.runs[0].examples(claim.split) for part in parts]
-    if claim.metric == "step" or None in counts:
+    if claim.metric not in ("accuracy", "robust_accuracy") or None in counts:
         return None
     if len(parts) == 1:
         low, high = estimates.wilson(fractions[0], counts[0])
@@ -174,9 +175,18 @@ def _value(run: Run, claim: Claim, round: int, at: str | int) -> float:
         raise NoData(f"{run.workdir} has no losses")
     if claim.metric == "step":
         return float(choice.step)
-    value = getattr(getattr(choice, claim.split), claim.metric)
-    if value is None:
+    if claim.metric == "accuracy":
+        return getattr(choice, claim.split).accuracy
+    if run.attack(claim.split) is None:
         raise NoData(f"{run.workdir} was evaluated without an attack")
+    value = getattr(choice, claim.split).robust_accuracy
+    if claim.metric == "overfitting":
+        return value - getattr(run.last(round), claim.split).robust_accuracy
+    if claim.metric == "gap":
+        rows = {row.step: row for row in run.curve(round, UNAUGMENTED)}
+        if choice.step not in rows:
+            raise NoData(f"{run.workdir} did not evaluate training images (eval_train)")
+        return rows[choice.step].robust_accuracy - value
     return value
 
 
