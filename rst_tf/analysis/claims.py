@@ -16,9 +16,9 @@ The file is a list; an item of it is one claim:
 
 `runs` must be one configuration with different seeds, and so must `minus`; they are paired by seed.
 Accuracies are percent, in and out; their differences are points. The metric `step` is the step of
-`at`, in updates, so that claims about early stopping can be tried. `gap` is robust accuracy on training images
-without augmentation minus that of `split`; `overfitting` is that of the best step minus that of the
-last.
+`at`, in updates, so that claims about early stopping can be tried. `gap` is robust accuracy on
+training images without augmentation minus that of `split`; `overfitting` is that of the best step
+minus that of the last.
 
 The value is the mean over the seeds. Its 95 % interval is Student's t over at least two seeds; with
 one seed it is Wilson's by the number of examples, or Newcombe's for a difference, and a step, a gap
