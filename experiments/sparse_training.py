@@ -12,6 +12,7 @@ from rst_tf.first_masks import FirstMasks, RandomMasks
 from rst_tf.flying_bird import FlyingBird, Topology
 from rst_tf.initializers import initialize
 from rst_tf.random import subseed
+from rst_tf.schedules import steps_of
 from rst_tf.ticket import Ticket
 
 
@@ -38,6 +39,14 @@ class SparseTraining(Training):
     def __post_init__(self):
         super().__post_init__()
         masks.check_density(self.density)
+
+    def masked_network(self, splits):
+        """See `Training.masked_network`; a training without an update is refused before it."""
+        from rst_tf.data import steps_per_epoch
+
+        epoch = steps_per_epoch(len(splits.train), self.batch_size)
+        self.topology.rates(steps_of(self.train_steps, epoch, "train_steps"), epoch)
+        return super().masked_network(splits)
 
     def plan(self, trials=1):
         """See `Training.plan`; with the weights that each layer keeps at the start."""

@@ -188,9 +188,10 @@ class FlyingBird(Topology):
         """
         steps = self.update_steps(total, steps_per_epoch)
         if not steps:
+            end = math.ceil(self.stop_at * total)
             raise ValueError(
-                f"update_every must be below the {self.stop_at:g} of {total:,} steps in which "
-                f"masks change; received update_every={self.update_every!r}"
+                f"update_every must be below the {end:,} steps in which masks change; received "
+                f"update_every={self.update_every!r}"
             )
         length = max(steps[-1] + 1, round(self.stop_at * total))
         factors = self.death_schedule.factors(length, steps_per_epoch)

@@ -238,8 +238,8 @@ def test_what_cannot_be_is_refused(message):
 
 
 TOO_SHORT = {
-    "update_every must be below the 1 of 500 steps": (FlyingBird(), 500),
-    "update_every must be below the 0.75 of 1,000": (FlyingBird(stop_at=0.75), 1000),
+    "update_every must be below the 500 steps in which": (FlyingBird(), 500),
+    "update_every must be below the 750 steps": (FlyingBird(stop_at=0.75), 1000),
     "adaptive_from must be before the last update, after step 900": (
         FlyingBirdPlus(stop_at=0.5),
         1900,
