@@ -32,6 +32,7 @@ class Costs(Companion):
         from rst_tf.traversal import masked_layers
 
         super().begin(session, trainer, round_number)
+        self._operations = operations(session.network, session.splits.shape)
         layers = masked_layers(session.network)
         self._searched = any(m.scores is not None for x in layers for m in x.masked.values())
         self._passes = session.settings.objective.passes(session.splits.classes)
@@ -65,9 +66,7 @@ class Costs(Companion):
         self._write(step, counted)
 
     def _counted(self):
-        from rst_tf.multiply_adds import operations
-
-        return operations(self.session.network, self.session.splits.shape)
+        return self._operations.recounted(self.session.network)
 
     def _add(self, step: int, counted) -> None:
         last, self.notes["step"] = self.notes["step"], step

@@ -77,6 +77,18 @@ class Operations:
         """`sparse` over `dense`."""
         return self.sparse / self.dense if self.dense else 1.0
 
+    def recounted(self, model: keras.Model) -> "Operations":
+        """The same of a network whose masks or weights changed since, without a pass through it.
+
+        Args:
+            model: The network that was counted.
+        """
+        now = [_weights(layer, attribute)[1] for layer, attribute in _rows(model)]
+        layers = zip(self.layers, now, strict=True)
+        return dataclasses.replace(
+            self, layers=tuple(dataclasses.replace(layer, kept=kept) for layer, kept in layers)
+        )
+
     def __str__(self) -> str:
         width = max([5, *(len(layer.kernel) for layer in self.layers)])
         row = f"{{:<{width}}}{{:>8}}{{:>13}}{{:>13}}{{:>16}}{{:>16}}".format
@@ -114,13 +126,19 @@ def operations(model: keras.Model, image_shape: Sequence[int] | None = None) -> 
     shape = _image_shape(model, image_shape)
     with _watched(model) as places:
         model(np.zeros((1, *shape), "float32"), training=False)
-    counted = [
-        LayerOperations(name, places.get((id(layer), name), 0), *_weights(layer, attribute))
-        for layer in walk(model)
-        for attribute in _kernels(layer)
-        for name in [f"{layer.name}/{attribute}"]
-    ]
+    counted = []
+    for layer, attribute in _rows(model):
+        name = f"{layer.name}/{attribute}"
+        used = places.get((id(layer), attribute), 0)
+        counted.append(LayerOperations(name, used, *_weights(layer, attribute)))
     return Operations(tuple(counted), tuple(_uncounted(model)))
+
+
+def _rows(model) -> Iterator[tuple]:
+    """Layers with the names of their kernels, in traversal order."""
+    for layer in walk(model):
+        for attribute in _kernels(layer):
+            yield layer, attribute
 
 
 def _image_shape(model, given: Sequence[int] | None) -> tuple[int, ...]:
@@ -139,7 +157,7 @@ def _image_shape(model, given: Sequence[int] | None) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def _watched(model) -> Iterator[dict]:
-    """Within it, calls of the model add up where kernels are applied, by (layer's id, name)."""
+    """Within it, calls of the model add up where kernels are applied, by (layer's id, kernel)."""
     places: dict[tuple[int, str], int] = {}
     watched = [layer for layer in walk(model) if _kernels(layer)]
     for layer in watched:
@@ -155,7 +173,7 @@ def _counting(layer, call, places):
     def counted(inputs, *args, **kwargs):
         outputs = call(inputs, *args, **kwargs)
         for attribute in _kernels(layer):
-            key = (id(layer), f"{layer.name}/{attribute}")
+            key = (id(layer), attribute)
             places[key] = places.get(key, 0) + _places(layer, inputs.shape, outputs.shape)
         return outputs
 

@@ -237,6 +237,13 @@ def test_fractions_before_anything_was_done(tmp_path):
     assert found.spent_fraction is found.training_fraction is found.best_fraction is None
 
 
+def test_what_was_spent_is_not_known_where_a_round_does_not_tell(tmp_path):
+    (tmp_path / "costs.json").write_text(costs.text({0: cost(0), 2: cost(2)}))
+    found = costs.read(tmp_path)
+    assert (found[0].spent, found[2].spent, found[2].spent_fraction) == (20, None, None)
+    assert found[2].training_fraction == 0.2
+
+
 DAMAGE = {
     "cut off": lambda text: text[:40],
     "no rounds": lambda text: "{}",

@@ -79,8 +79,10 @@ def test_every_layer_and_every_call_counts(name, change):
 @pytest.mark.parametrize("granularity", ["element", "filter"])
 def test_masked_and_baked_networks_keep_as_many(name, granularity):
     network = rst.masked(NETWORKS[name](), granularity=granularity)
+    before = rst.operations(network)
     Ticket.of(network).prune(0.4).apply(network)
     found, baked = rst.operations(network), rst.operations(rst.baked(network))
+    assert before.recounted(network) == found != before
     assert 0.2 < found.fraction < 0.6 and found.fraction == found.sparse / found.dense
     assert [e.kept for e in found.layers] == [e.kept for e in baked.layers]
     assert found.sparse == baked.sparse and found.dense == baked.dense

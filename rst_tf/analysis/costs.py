@@ -34,7 +34,7 @@ class Cost:
         inference_last: Of one image through the network of the last step, pruned weights skipped.
         inference_best: Likewise of the ticket chosen on validation; None before there is one.
         inference_dense: With all weights.
-        earlier: `training` of the rounds before it.
+        earlier: `training` of the rounds before it; None where one of them does not tell.
     """
 
     round: int
@@ -48,12 +48,12 @@ class Cost:
     inference_last: int
     inference_best: int | None
     inference_dense: int
-    earlier: int = dataclasses.field(default=0, kw_only=True)
+    earlier: int | None = dataclasses.field(default=0, kw_only=True)
 
     @property
-    def spent(self) -> int:
-        """Of this round and all before it, searches too."""
-        return self.earlier + self.training
+    def spent(self) -> int | None:
+        """Of this round and all before it, searches too; None where that is not known."""
+        return None if self.earlier is None else self.earlier + self.training
 
     @property
     def spent_fraction(self) -> float | None:
@@ -95,8 +95,9 @@ def read(workdir: str | Path) -> dict[int, Cost] | None:
         raise ValueError(f"{file} is damaged: {error}") from error
     found: dict[int, Cost] = {}
     for cost in sorted(rounds, key=lambda cost: cost.round):
+        known = len(found) == cost.round  # a run that began without costs.json lacks rounds
         spent = sum(each.training for each in found.values())
-        found[cost.round] = dataclasses.replace(cost, earlier=spent)
+        found[cost.round] = dataclasses.replace(cost, earlier=spent if known else None)
     return found
 
 
