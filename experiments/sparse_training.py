@@ -4,7 +4,7 @@ import dataclasses
 import json
 
 from experiments.companion import Companion
-from experiments.experiment import EXPERIMENTS
+from experiments.experiment import EXPERIMENTS, RunError
 from experiments.training import Session, Training
 from rst_tf import masks
 from rst_tf.files import write_bytes
@@ -104,12 +104,14 @@ class Rewired(Companion):
             subseed(session.settings.seed, "topology")[0],
         )
         self.variables = self._rewiring.variables
-        self.notes = {"updates": [], "gaps": [], "losses": []}
+        self.notes = {"gaps": [], "losses": []}
 
     def restore(self, step, notes):
         """What evaluations found until this step, and the file as it was."""
         super().restore(step, notes)
         self._rewiring.gaps, self._rewiring.losses = self.notes["gaps"], self.notes["losses"]
+        here = (self.round, -1 if notes is None else step)
+        self._updates = [u for u in self._recorded() if (u["round"], u["step"]) <= here]
         self._write()
 
     def stops(self):
@@ -125,7 +127,7 @@ class Rewired(Companion):
 
     def at(self, step):
         """The update."""
-        self.notes["updates"].append({"round": self.round, **self._rewiring.update(step)})
+        self._updates.append({"round": self.round, **self._rewiring.update(step)})
         self._write()
 
     def evaluated(self, step, found):
@@ -135,8 +137,19 @@ class Rewired(Companion):
         if self.topology.listens and "train" in found:
             self._rewiring.heard(*gap_and_loss(found["train"], found["valid"]))
 
+    @property
+    def _file(self):
+        return self.session.workdir.path / "topology.jsonl"
+
+    def _recorded(self) -> list[dict]:
+        if not self._file.exists():
+            return []
+        try:
+            return [json.loads(line) for line in self._file.read_text().splitlines()]
+        except ValueError as error:
+            raise RunError(f"{self._file} is damaged: {error}") from error
+
     def _write(self) -> None:
-        file = self.session.workdir.path / "topology.jsonl"
-        lines = [json.dumps(update) + "\n" for update in self.notes["updates"]]
-        if lines or file.exists():
-            write_bytes(file, "".join(lines).encode())
+        lines = [json.dumps(update) + "\n" for update in self._updates]
+        if lines or self._file.exists():
+            write_bytes(self._file, "".join(lines).encode())

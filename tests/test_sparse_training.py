@@ -221,6 +221,16 @@ def test_died_after_an_update_equals_uninterrupted(name, runs, tmp_path, monkeyp
     assert everything(tmp_path) == everything(runs / name)
 
 
+def test_a_damaged_record_is_said_to_be(runs, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Watch, "on_train_batch_end", signalled(6))
+        with pytest.raises(Interrupted):
+            TABLE["igq random"].run(tmp_path)
+    (tmp_path / "topology.jsonl").write_text("{half a line")
+    with pytest.raises(RunError, match=r"topology.jsonl is damaged"):
+        TABLE["igq random"].run(tmp_path)
+
+
 class Moves(Companion):
     """Gives pruned weights a value between two updates."""
 
