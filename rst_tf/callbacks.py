@@ -6,6 +6,8 @@ import sys
 import keras
 import numpy as np
 
+from rst_tf.early_bird import EarlyBird, MaskWindow
+from rst_tf.masks import check_density
 from rst_tf.tensorboard import Board
 from rst_tf.traversal import masked_kernels, masked_layers
 
@@ -71,6 +73,34 @@ class MaskGuard(keras.callbacks.Callback):
             return b""
         kernel = masked.kernel.numpy()
         return kernel[np.broadcast_to(masked.mask.numpy() == 0, kernel.shape)].tobytes()
+
+
+class StopAtEarlyBird(keras.callbacks.Callback):
+    """Ends a training when the mask that pruning would give stands still; `Ticket.prune` gives it.
+
+    Args:
+        density: Fraction that the masks keep, in (0, 1].
+        test: What counts as standing still.
+
+    Attributes:
+        distances: After each epoch, those from its mask to the older ones.
+    """
+
+    def __init__(self, density: float, test: EarlyBird | None = None):
+        super().__init__()
+        check_density(density)
+        self.density, self.test = density, test or EarlyBird()
+
+    def on_train_begin(self, logs=None):
+        """An empty window."""
+        size = self.test.mask(self.model.network, self.density).size
+        self._window, self.distances = MaskWindow(self.test.window, size), []
+
+    def on_epoch_end(self, epoch, logs=None):
+        """The test."""
+        mask = self.test.mask(self.model.network, self.density)
+        self.distances.append(self._window.add(mask))
+        self.model.stop_training |= self.test.emerged(self.distances[-1])
 
 
 class MaskPictures(keras.callbacks.Callback):

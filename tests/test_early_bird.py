@@ -3,11 +3,13 @@
 import itertools
 import math
 
+import keras
 import numpy as np
 import pytest
-from networks import NETWORKS
+from networks import NETWORKS, easy_data, small
 
 import rst_tf as rst
+from rst_tf.callbacks import StopAtEarlyBird
 from rst_tf.early_bird import EarlyBird, MaskWindow, distance, kept
 from rst_tf.masks import count
 from rst_tf.models import MLP, VGG, ResNet, WideResNet, masked_parts
@@ -197,6 +199,21 @@ def test_refused_in_one_line(name):
     with pytest.raises(ValueError, match=message) as found:
         act()
     assert "\n" not in str(found.value)
+
+
+ENDS = [(EarlyBird(window=3, threshold=1.0), 3), (EarlyBird(threshold=0.0), 6)]
+
+
+@pytest.mark.parametrize(("test", "epochs"), ENDS)
+def test_a_training_of_ones_own_ends_with_it(test, epochs):
+    """One of 640 weights is enough against a threshold of 0; 1 takes any full window."""
+    trainer = rst.RobustTrainer(small(), rst.Natural())
+    trainer.compile(keras.optimizers.SGD(0.5), jit_compile=False)
+    stop = StopAtEarlyBird(0.2, test)
+    for _ in range(2):  # a second training begins with an empty window
+        history = trainer.fit(*easy_data(), batch_size=8, epochs=6, callbacks=[stop], verbose=0)
+        assert len(history.epoch) == epochs
+        assert [len(each) for each in stop.distances] == [0, 1, 2, 3, 4, 4][:epochs]
 
 
 def test_a_mask_of_a_part_of_training_is_stable_where_weights_hardly_move():
