@@ -15,7 +15,7 @@ from keras.src.models import Functional  # as in surgery
 
 from rst_tf.normalization import Normalization
 from rst_tf.surgery import baked, check_clonable, converted
-from rst_tf.traversal import masked_layers
+from rst_tf.traversal import masked_layers, walk
 
 _plain = keras.layers
 _BATCH = (Normalization, _plain.BatchNormalization)
@@ -213,10 +213,20 @@ def _calls(graph) -> Iterator[_Call]:
         if not node.is_input
     ]
     often = Counter(id(node.operation) for node in nodes)
+    for model in (node.operation for node in nodes if isinstance(node.operation, keras.Model)):
+        often.update(id(layer) for layer in walk(model))  # it may share layers with this one
     for node in nodes:
         inputs, outputs = node.input_tensors, node.outputs
-        known = often[id(node.operation)] == 1 and _known(node.operation, inputs, outputs)
+        known = often[id(node.operation)] == 1 and _called_plainly(node)
+        known = known and _known(node.operation, inputs, outputs)
         yield _Call(node.operation, inputs, outputs, known)
+
+
+def _called_plainly(node) -> bool:
+    """Whether a layer was called on tensors of the graph alone: no constant, no training=True."""
+    given = keras.tree.flatten(node.arguments.args)
+    options = [value for value in node.arguments.kwargs.values() if value not in (None, False)]
+    return len(given) == len(node.input_tensors) and not options
 
 
 def _known(layer, inputs, outputs) -> bool:

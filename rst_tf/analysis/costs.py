@@ -3,7 +3,7 @@
 Counted by `rst_tf.multiply_adds` from the network at work, not estimated as in
 `rst_tf.analysis.operations`. The unit of a training is the published tables': a pass forward and
 back counts as three forward, in attacks too, so PGD of k steps costs 3 (k + 1) forward passes an
-example (Chen et al. 2022). Evaluations are not counted.
+example (Chen et al. 2022). Evaluations are not counted, nor is what scores first masks.
 """
 
 import dataclasses
