@@ -36,7 +36,8 @@ class Costs(Companion):
         layers = masked_layers(session.network)
         self._searched = any(m.scores is not None for x in layers for m in x.masked.values())
         self._passes = session.settings.objective.passes(session.splits.classes)
-        teachers = session.teachers.networks if session.teachers else ()
+        taught = session.settings.distillation.teachers
+        teachers = session.teachers.networks if taught else ()
         self._taught = sum(operations(each, session.splits.shape).sparse for each in teachers)
 
     def restore(self, step, notes):

@@ -19,6 +19,7 @@ from rst_tf.optimizers import SGD, Optimizer
 from rst_tf.random import subseed
 from rst_tf.schedules import Steps, steps_of
 
+_OF_ROUND_1 = ("eval_at", "l1", "distillation", "average_from", "average_every")
 Pruning = Literal["unstructured", "channel"]
 Rewind = Literal["continued", "reset", "reinit"]
 _PUBLISHED = SGD(
@@ -36,7 +37,8 @@ class RobustBird(Training):
     Round 0 is the cheap training, of the dense network, by the settings that start with `first_`;
     after each of its epochs the early-bird test compares the mask that pruning would give now with
     those of the epochs before, and ends it. Round 1 is a training of its own by the settings that
-    all experiments have, with a new optimiser from the beginning of its schedule.
+    all experiments have, with a new optimiser from the beginning of its schedule; `l1`,
+    distillation and averaged weights are for it alone.
 
     Schedules of round 0 are laid over `first_steps`, its longest. A rate that rises and falls once
     (0 to .2 at two fifths of the length and back, in fast training) is cut off wherever an early
@@ -136,8 +138,8 @@ class RobustBird(Training):
             optimizer=self.first_optimizer,
             train_steps=self.first_steps,
             eval_every=self.first_eval_every,
-            eval_at=(),
             evaluation_attack=self.judged_by,
+            **{name: getattr(Training, name) for name in _OF_ROUND_1},
         ):
             yield
 

@@ -5,6 +5,8 @@ import functools
 import json
 import shutil
 import signal
+import types
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from trainings import QUICK, files, read
 
 import run_experiments
 from experiments._watch import Watch
+from experiments.distillation import Distillation
 from experiments.experiment import RunError
 from experiments.interruption import Interrupted
 from experiments.robust_bird import RobustBird
@@ -191,6 +194,18 @@ def test_both_rounds_are_judged_by_one_attack(name, runs):
             attack = trained[row["round"]].training_attack
         assert row["attack"] == ("" if attack is None else str(attack))
         assert (row["robust_accuracy"] == "") == (attack is None)
+
+
+def test_what_is_for_round_1_alone_is_not_done_before():
+    own = changed(
+        l1=0.1, average_from="1ep", average_every=2, distillation=Distillation(("a run",))
+    )
+    first = {}
+    with own._first(types.SimpleNamespace(changed=lambda **s: nullcontext(first.update(s)))):
+        found = dataclasses.replace(own, **first)
+    plain = changed()
+    for name in ("l1", "average_from", "average_every", "distillation"):
+        assert getattr(found, name) == getattr(plain, name) != getattr(own, name)
 
 
 # ---------------------------------------------------------------- between the rounds
