@@ -53,7 +53,8 @@ def sparsely(
         **compiled: What `RobustTrainer.compile` takes besides: jit_compile, run_eagerly, ...
 
     Returns:
-        The trainer; `trainer.network` is the masked network, `trainer.updates` tells what changed.
+        The trainer; `trainer.network` is the masked network, which returns logits, and
+        `trainer.updates` tells what changed.
 
     Raises:
         ValueError: A model that cannot be masked, or an argument out of its range.
