@@ -182,7 +182,8 @@ def converted(model, convert: Callable, copy: Callable | None = None):
     functional = {"call_function": call} if isinstance(model, Functional) else {}
     made = keras.models.clone_model(model, clone_function=clone, recursive=True, **functional)
     for old, new in pairs:
-        copy(old, new)
+        if isinstance(old, keras.layers.Layer):  # an operation, such as x + y, has nothing to copy
+            copy(old, new)
     finalize_statistics(made)
     return made, pairs
 

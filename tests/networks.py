@@ -54,7 +54,17 @@ def preprocessed():
     return keras.Model(image, keras.layers.Dense(5)(x))
 
 
-NETWORKS = {f.__name__: f for f in (functional, sequential, nested, shared, preprocessed)}
+def operations():
+    """Keras operations between the layers, which are no layers themselves."""
+    inputs = keras.Input((12, 12, 3))
+    x, y = (keras.layers.Conv2D(4, 3, name=name)(inputs) for name in ("left", "right"))
+    pooled = keras.ops.mean(keras.ops.relu(x + 2 * y), axis=(1, 2))
+    return keras.Model(inputs, keras.layers.Dense(5)(pooled))
+
+
+NETWORKS = {
+    f.__name__: f for f in (functional, sequential, nested, shared, preprocessed, operations)
+}
 
 
 def images(n=4, shape=(12, 12, 3), seed=0):

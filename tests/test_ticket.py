@@ -229,6 +229,7 @@ def test_initialisers_have_their_published_scale(rule):
         "xavier_normal": (value.std(), 0.03402),
         "xavier_constant": (np.abs(value).max(), 0.03402),
         "standard": (np.abs(value).max(), 0.04167),
+        "torch_default": (np.abs(value).max(), 0.04167),
         "glorot_uniform": (np.abs(value).max(), 0.05893),
         "binary": (np.abs(value).max(), 1),
         "lottery_binary": (np.abs(value).max(), 1),
