@@ -252,10 +252,9 @@ def _print_table(found: dict, search: Search, options) -> None:
     )
     for name, turns in found.items():
         ms = machine.median_ms(turns)
-        rate, lone = (
-            search.flops(options.batch, options.attack_steps) / ms / 1e6,
-            _lone_gflops(turns),
-        )
+        attack_steps = 1 if "fast" in name else options.attack_steps
+        rate = search.flops(options.batch, attack_steps) / ms / 1e6
+        lone = _lone_gflops(turns)
         peak = max(turn.peak_mb for turn in turns)
         imported = turns[0].notes["imported_mb"]
         print(
