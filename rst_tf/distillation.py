@@ -1,4 +1,4 @@
-"""Learning from teachers beside labels: Hinton et al. 2015, against overfitting Chen et al. 2021."""
+"""Answers of teachers beside labels: Hinton et al. 2015; against overfitting, Chen et al. 2021."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
