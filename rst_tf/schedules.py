@@ -20,7 +20,7 @@ def steps_of(duration: int | str, steps_per_epoch: int, argument: str = "steps")
     Raises:
         ValueError: The text is neither, or the result is below one step.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ep)?", str(duration).strip())
+    match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)(ep)?", str(duration).strip())
     steps = 0
     if match and match[2]:
         steps = round(float(match[1]) * steps_per_epoch)

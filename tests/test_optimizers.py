@@ -239,7 +239,16 @@ def test_a_table_holds_its_last_rate():
     assert float(StepTable([1, 2, 3])(tf.constant(9))) == 3
 
 
-DURATIONS = {"0.126ep": 13, "0.124ep": 12, 500: 500, "500": 500, "12ep": 1200, "0.5ep": 50, 1: 1}
+DURATIONS = {
+    "0.126ep": 13,
+    "0.124ep": 12,
+    500: 500,
+    "500": 500,
+    "12ep": 1200,
+    "0.5ep": 50,
+    ".5ep": 50,
+    1: 1,
+}
 
 
 @pytest.mark.parametrize("text", DURATIONS)
@@ -247,7 +256,7 @@ def test_durations(text):
     assert steps_of(text, 100) == DURATIONS[text]
 
 
-@pytest.mark.parametrize("text", [0, -3, "12 epochs", "1.5", "", "0ep"])
+@pytest.mark.parametrize("text", [0, -3, "12 epochs", "1.5", ".5", "", "0ep", ".ep"])
 def test_durations_that_are_none(text):
     with pytest.raises(ValueError, match="train_steps must be a number of steps above 0 such as"):
         steps_of(text, 100, "train_steps")
