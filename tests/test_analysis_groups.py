@@ -98,6 +98,10 @@ LABELS = {
         [PLAIN, {**PLAIN, "masks_from": "runs/a/seed_0"}],
         ["masks_from=none", "masks_from=a/seed_*"],
     ),
+    "teachers": (
+        [{"distillation": {"teachers": each}} for each in ([], ["runs/a", "runs/b/seed_7"])],
+        ["distillation.teachers=none", "distillation.teachers=a,b/seed_7"],
+    ),
     "what most share is not said": (
         [{**PLAIN, "rewind": r} for r in ("reset", "reinit", "continued")]
         + [{**PLAIN, "rewind_step": "end", "count": "plus_one"}],

@@ -233,6 +233,14 @@ def _label(differing: Mapping[str, Sequence[Any]], place: int, brief: bool) -> s
         usual = values.count(value) > max(2, len(values) / 2)
         if brief and (value is None or usual):
             continue
-        shown = folder_name(value) if path == "masks_from" and value else scalar(value)
-        parts.append(f"{path}={shown}")
+        parts.append(f"{path}={_shown(path, value)}")
     return ", ".join(parts) or _label(differing, place, brief=False)
+
+
+def _shown(path: str, value: Any) -> str:
+    """A setting in a label: of a folder its name, and a word for no folders."""
+    if path == "masks_from" and value:
+        return folder_name(value)
+    if path == "distillation.teachers" and value is not None:
+        return ",".join(folder_name(folder) for folder in value) or "none"
+    return scalar(value)
