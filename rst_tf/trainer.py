@@ -194,14 +194,11 @@ class RobustTrainer(keras.Model):
             A variable for each masked kernel in traversal order, of its shape, all 0.
 
         Raises:
-            ValueError: The network has no masked kernels or searches, or the optimiser scales the
-                loss, so that gradients of different steps have different units.
+            ValueError: The network has no masked kernels, or searches.
         """
         kernels = masked_kernels(self.network)
         if any(masked.scores is not None for masked in kernels):
             raise ValueError("watch_growth needs masks that are not searched: scores change them")
-        if hasattr(self.optimizer, "dynamic_scale"):
-            raise ValueError(f"watch_growth cannot go with {type(self.optimizer).__name__}")
         self._growth_beta = beta
         self._growth = tuple(_zeros_like(masked.kernel) for masked in kernels)
         if self.train_function is not None:  # it may have been traced without
@@ -216,8 +213,13 @@ class RobustTrainer(keras.Model):
         if _replicas() > 1 and gradients:
             context = tf.distribute.get_replica_context()
             gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        scale = getattr(self.optimizer, "dynamic_scale", None)
+        if scale is not None:
+            finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
         for memory, gradient in zip(self._growth, gradients, strict=True):
             beta = self._growth_beta
+            if scale is not None:  # a step whose scaled gradients overflow is none
+                gradient = tf.where(finite, gradient / scale, memory)
             memory.assign(beta * memory + (1 - beta) * gradient if beta else gradient)
 
     def schedule_epsilon(self, total: int, steps_per_epoch: int = 1) -> None:
@@ -374,7 +376,7 @@ def _check_first(network, x, y):
         first = next(iter(x.take(1)), (None,))
         x, y, _ = keras.utils.unpack_x_y_sample_weight(first)
     images = x["image"] if isinstance(x, dict) else x
-    if images is None or isinstance(images, keras.utils.PyDataset):
+    if not hasattr(images, "shape"):  # a PyDataset, a generator: no batch is taken from them
         return None
     shape, images = tuple(images.shape), np.asarray(images[:256])
     low, high = float(images.min()), float(images.max())

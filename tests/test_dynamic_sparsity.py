@@ -20,6 +20,9 @@ OPTIMIZERS = {
     "sgd": lambda: rst.optimizers.SGD(0.1, weight_decay=1e-2).build(100),
     "averaged": lambda: keras.optimizers.SGD(0.1, momentum=0.9, use_ema=True),
     "adamw": lambda: keras.optimizers.AdamW(0.02, weight_decay=1e-2, amsgrad=True),
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.Adam(0.02), dynamic_growth_steps=1
+    ),
 }
 BIRDS = {
     "random": FlyingBird(update_every=3),
@@ -183,9 +186,10 @@ def test_watching_changes_no_bit_of_a_training(name):
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "scaled"])
 @pytest.mark.parametrize("beta", [0.0, 0.8])
-def test_memories_are_the_dense_gradients_of_each_batch(beta):
-    made = trainer()
+def test_memories_are_the_dense_gradients_of_each_batch(beta, optimizer):
+    made = trainer(optimizer)
     memories, expected = made.watch_growth(beta), None
     for first in (0, 16):
         x, y = X[first : first + 16], Y[first : first + 16]
@@ -201,6 +205,18 @@ def test_memories_are_the_dense_gradients_of_each_batch(beta):
     for memory, gradient, mask in zip(memories, expected, masks_of(made.network), strict=True):
         assert np.abs(gradient[mask == 0]).max() > 0
         np.testing.assert_allclose(memory.numpy(), gradient, rtol=1e-4, atol=1e-7)
+
+
+def test_a_step_that_overflows_is_not_remembered():
+    made = trainer("scaled")
+    memories = made.watch_growth(0.5)
+    made.fit(**SMALL, epochs=1)
+    before = [memory.numpy() for memory in memories]
+    made.optimizer.dynamic_scale.assign(1e38)
+    made.fit(X[:16], Y[:16], sample_weight=np.full(16, 1e4), batch_size=16, verbose=0)
+    assert made.optimizer.dynamic_scale < 1e38
+    for old, memory in zip(before, memories, strict=True):
+        assert np.array_equal(old, memory.numpy())
 
 
 def test_watching_begins_whenever_it_is_asked_for():
@@ -247,9 +263,6 @@ REFUSED = {
     ),
     "watch_growth needs masks that are not searched": lambda: compiled(
         small(search=True)
-    ).watch_growth(),
-    "watch_growth cannot go with LossScaleOptimizer": lambda: compiled(
-        network(), keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1))
     ).watch_growth(),
     "update_every must be below": lambda: Rewiring(FlyingBird(), trainer(), 100),
     "validation must be given, for FlyingBirdPlus": lambda: DynamicSparsity(FlyingBirdPlus(), 9),
@@ -307,6 +320,12 @@ FITS = {
     "arrays": lambda t: t.fit(X, Y, epochs=2, batch_size=16, verbose=0),
     "a dataset": lambda t: t.fit(dataset(), epochs=2, verbose=0),
     "an endless one": lambda t: t.fit(dataset().repeat(), epochs=2, steps_per_epoch=4, verbose=0),
+    "a generator": lambda t: t.fit(
+        ((x.numpy(), y.numpy()) for x, y in dataset().repeat()),
+        epochs=2,
+        steps_per_epoch=4,
+        verbose=0,
+    ),
 }
 
 
