@@ -290,7 +290,9 @@ class Ticket:
     def overlap(self, other: "Ticket") -> float:
         """Kept by both over kept by either (Jaccard), in [0, 1]."""
         check_same(
-            [key_of("first", e) for e in self.entries], [key_of("", e) for e in other.entries]
+            [key_of(e.name, e) for e in self.entries],
+            [key_of(e.name, e) for e in other.entries],
+            ("the first ticket", "the second"),
         )
         pairs = zip(self.entries, other.entries, strict=True)
         both = either = 0
@@ -327,15 +329,20 @@ def shape_key(name: str, item) -> tuple:
     return name, tuple(item.shape), ()
 
 
-def check_same(found: list[tuple], wanted: list[tuple]) -> None:
+def check_same(
+    found: list[tuple],
+    wanted: list[tuple],
+    sides: tuple[str, str] = ("the network", "the ticket"),
+) -> None:
     """Raises ValueError at the first position where a network's keys differ from a ticket's."""
+    ours, theirs = sides
     if len(found) != len(wanted):
         raise ValueError(
-            f"the network has {len(found)} kernels or variables where the ticket has {len(wanted)}"
+            f"{ours} has {len(found)} kernels or variables where {theirs} has {len(wanted)}"
         )
     for i, ((name, *have), (other, *want)) in enumerate(zip(found, wanted, strict=True)):
         if have != want:
             raise ValueError(
-                f"position {i} differs: the network has {name} of shape {have[0]} (mask {have[1]}),"
-                f" the ticket {other} of shape {want[0]} (mask {want[1]})"
+                f"position {i} differs: {ours} has {name} of shape {have[0]} (mask {have[1]}),"
+                f" {theirs} {other} of shape {want[0]} (mask {want[1]})"
             )
