@@ -37,6 +37,7 @@ _HOME = {
     "set_density": "traversal",
     "prune_channels": "channels",
     "EarlyBird": "early_bird",
+    "StopAtEarlyBird": "callbacks",
     "Normalization": "normalization",
     "initialize": "initializers",
     "Ticket": "ticket",

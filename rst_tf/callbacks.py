@@ -25,6 +25,21 @@ class StopOnNonFinite(keras.callbacks.Callback):
             )
 
 
+def trained_network(callback: keras.callbacks.Callback) -> keras.Model:
+    """The network of the trainer that a callback goes along with.
+
+    Raises:
+        ValueError: It goes along with another model.
+    """
+    network = getattr(callback.model, "network", None)
+    if network is None:
+        raise ValueError(
+            f"{type(callback).__name__} goes with rst.RobustTrainer(network, rst.Natural()).fit; "
+            f"received {type(callback.model).__name__}"
+        )
+    return network
+
+
 class MaskGuard(keras.callbacks.Callback):
     """Refuses a training whose pruned weights move or whose masks are not 0 and 1.
 
@@ -34,7 +49,7 @@ class MaskGuard(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Takes down the pruned weights."""
-        network = self.model.network
+        network = trained_network(self)
         self._kernels = masked_kernels(network) if masked_layers(network) else []
         self.remember()
 
@@ -93,7 +108,7 @@ class StopAtEarlyBird(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """An empty window."""
-        size = self.test.mask(self.model.network, self.density).size
+        size = self.test.mask(trained_network(self), self.density).size
         self._window, self.distances = MaskWindow(self.test.window, size), []
 
     def on_epoch_end(self, epoch, logs=None):
@@ -116,7 +131,7 @@ class MaskPictures(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """The masks before the first epoch."""
-        self._board.masks(self.model.network, 0)
+        self._board.masks(trained_network(self), 0)
 
     def on_epoch_end(self, epoch, logs=None):
         """The masks after the epoch."""

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from rst_tf.callbacks import MaskGuard
+from rst_tf.callbacks import MaskGuard, trained_network
 from rst_tf.evaluation import Evaluator
-from rst_tf.flying_bird import Decision, Layer, Topology
+from rst_tf.flying_bird import Decision, Layer, Topology, check_topology
 from rst_tf.keras_optimizers import forget
 from rst_tf.masks import grouped
 from rst_tf.topology import promise, rewired
@@ -162,7 +162,8 @@ class DynamicSparsity(keras.callbacks.Callback):
         updates: What every update did, see `Rewiring.update`.
 
     Raises:
-        ValueError: `validation` is missing, or has no effect.
+        ValueError: `topology` is none, or `validation` is missing or has no effect; at the
+            beginning of a training, the model is no `RobustTrainer`.
     """
 
     def __init__(
@@ -175,6 +176,7 @@ class DynamicSparsity(keras.callbacks.Callback):
         validation=None,
     ):
         super().__init__()
+        check_topology(topology)
         if topology.listens and validation is None:
             raise ValueError(f"validation must be given, for {type(topology).__name__} listens")
         if validation is not None and not topology.listens:
@@ -186,6 +188,7 @@ class DynamicSparsity(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Zeros what is pruned, unless it goes on."""
+        trained_network(self)
         if self.model.steps_per_execution != 1:
             raise ValueError(
                 "masks change at exact steps, so steps_per_execution must be 1; received "

@@ -87,6 +87,15 @@ class Topology:
         return [Change() for _ in layers]
 
 
+def check_topology(topology) -> None:
+    """Raises ValueError if it is none."""
+    if not isinstance(topology, Topology):
+        raise ValueError(
+            f"topology must be rst.Static(), rst.FlyingBird() or another Topology; received "
+            f"{topology!r}"
+        )
+
+
 TOPOLOGIES = choices(Topology, Registry("topology"))
 
 

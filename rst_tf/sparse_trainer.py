@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from rst_tf.dynamic_sparsity import DynamicSparsity
 from rst_tf.first_masks import FirstMasks, RandomMasks
-from rst_tf.flying_bird import Topology
+from rst_tf.flying_bird import Topology, check_topology
 from rst_tf.objectives import Natural, Objective
 from rst_tf.surgery import masked, with_logits
 from rst_tf.trainer import RobustTrainer
@@ -59,6 +59,7 @@ def sparsely(
     Raises:
         ValueError: A model that cannot be masked, or an argument out of its range.
     """
+    check_topology(topology)
     network = masked(with_logits(model), dense=dense)
     objective = objective or Natural()
     first = start or RandomMasks()
@@ -146,7 +147,7 @@ def _arrays(validation):
     if validation is None:
         raise ValueError("validation_data must be given, for Flying Bird+ listens to it")
     if not isinstance(validation, tf.data.Dataset):
-        return validation
+        return keras.utils.unpack_x_y_sample_weight(validation)[:2]  # a weight is no index
     parts = [keras.utils.unpack_x_y_sample_weight(batch)[:2] for batch in validation]
     images = [x["image"] if isinstance(x, dict) else x for x, _ in parts]
     return np.concatenate(images), np.concatenate([y for _, y in parts])

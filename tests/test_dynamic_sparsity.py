@@ -251,6 +251,13 @@ def frozen():
     return made
 
 
+def alone(callback):
+    """A fit of Keras' own."""
+    made = plain()
+    made.compile("sgd", "sparse_categorical_crossentropy")
+    made.fit(X, Y, callbacks=[callback], verbose=0)
+
+
 def compiled(model, optimizer=None):
     made = rst.RobustTrainer(model, rst.Natural())
     made.compile(optimizer or keras.optimizers.SGD(0.1), jit_compile=False)
@@ -266,6 +273,14 @@ REFUSED = {
     ).watch_growth(),
     "update_every must be below": lambda: Rewiring(FlyingBird(), trainer(), 100),
     "validation must be given, for FlyingBirdPlus": lambda: DynamicSparsity(FlyingBirdPlus(), 9),
+    "topology must be .* received 'rigl'": lambda: DynamicSparsity("rigl", 9),
+    "topology must be .* received <class": lambda: sparsely(
+        plain(), "sgd", FlyingBird, density=0.3
+    ),
+    "DynamicSparsity goes with .* received Sequential": lambda: alone(
+        DynamicSparsity(BIRDS["random"], 9)
+    ),
+    "StopAtEarlyBird goes with .* received Sequential": lambda: alone(rst.StopAtEarlyBird(0.3)),
     "validation has no effect with FlyingBird": lambda: DynamicSparsity(
         FlyingBird(), 9, validation=(X, Y)
     ),
@@ -345,11 +360,15 @@ def test_one_line_makes_a_trainer_whose_fit_changes_masks(way):
     np.testing.assert_allclose(baked(X), made.network(X), atol=1e-6)
 
 
-@pytest.mark.parametrize("validation", [(X, Y), dataset()], ids=["arrays", "a dataset"])
-def test_flying_bird_plus_listens_to_validation_data(validation):
+VALIDATIONS = {"arrays": (X, Y), "weighted": (X, Y, np.ones(len(Y))), "a dataset": dataset()}
+
+
+@pytest.mark.parametrize("way", VALIDATIONS)
+def test_flying_bird_plus_listens_to_validation_data(way):
     bird = FlyingBirdPlus(update_every=2, adaptive_from=1)
     made = sparsely(plain(), "adam", bird, density=0.3, objective=FGSM, jit_compile=False)
-    made.fit(X, Y, epochs=4, batch_size=16, verbose=0, validation_data=validation)
+    made.fit(X, Y, epochs=4, batch_size=16, verbose=0, validation_data=VALIDATIONS[way])
+    assert len(made._dynamics[-1].validation) == 2
     shares = [update["gap_share"] for update in made.updates]
     assert shares[:4] == [None] * 4 and None not in shares[4:]
 
