@@ -46,7 +46,7 @@ class Rewiring:
     def __init__(
         self, topology: Topology, trainer, total: int, steps_per_epoch: int = 1, seed: int = 0
     ):
-        self.topology, self.optimizer = topology, trainer.optimizer
+        self.topology, self.trainer = topology, trainer
         self.total, self.steps_per_epoch, self.seed = total, steps_per_epoch, seed
         self.rates = topology.rates(total, steps_per_epoch)
         self.gaps: list[float] = []
@@ -60,9 +60,13 @@ class Rewiring:
             self._memories = trainer.watch_growth(beta)
         self._ever = [_bits(masked.mask.numpy() > 0) for masked in self._kernels]
         self.variables = [*self._ever, *(self._memories if beta else [])]
+        self.clear()
+
+    def clear(self) -> None:
+        """Sets to 0 what is pruned, and what the trainer's optimiser remembers of it."""
         for masked in self._kernels:
             _zero(masked, masked.mask.numpy() > 0)
-        forget(self.optimizer, self._kernels)
+        forget(self.trainer.optimizer, self._kernels)
 
     def heard(self, gap: float, loss: float) -> None:
         """Takes down what an evaluation found.
@@ -96,7 +100,7 @@ class Rewiring:
         for place, change in enumerate(changes):
             if change.pruned or change.grown:
                 grown[place] = self._rewire(place, before[place], change, step)
-        forget(self.optimizer, [self._kernels[place] for place in grown])
+        forget(self.trainer.optimizer, [self._kernels[place] for place in grown])
         for place, mask in grown.items():  # only now, for what is new must be forgotten too
             self._kernels[place].mask.assign(mask.astype(np.float32))
             self._ever[place].assign(self._ever[place].numpy() | mask)
@@ -163,7 +167,7 @@ class DynamicSparsity(keras.callbacks.Callback):
 
     Raises:
         ValueError: `topology` is none, or `validation` is missing or has no effect; at the
-            beginning of a training, the model is no `RobustTrainer`.
+            beginning of a training, the model is no `RobustTrainer` or another than before.
     """
 
     def __init__(
@@ -200,6 +204,10 @@ class DynamicSparsity(keras.callbacks.Callback):
             )
             if self.topology.listens:
                 self._evaluate = self._evaluator()
+        elif self._rewiring.trainer is not self.model:
+            raise ValueError("DynamicSparsity goes with one trainer; make another for this one")
+        else:
+            self._rewiring.clear()  # the optimiser may be another
         self._guard.set_model(self.model)
         self._guard.on_train_begin()
 

@@ -113,6 +113,19 @@ def test_an_update_leaves_survivors_alone_and_begins_the_new_at_zero(name, optim
         assert np.isin(np.abs(values[0][mask & ~new]), gone).all()
 
 
+def test_a_training_goes_on_with_another_optimiser():
+    made, dynamics = trainer("sgd"), DynamicSparsity(BIRDS["random"], 16, 4)
+    for optimizer in ("sgd", "adamw"):
+        made.compile(OPTIMIZERS[optimizer](), jit_compile=False)
+        made.fit(**SMALL, epochs=2, callbacks=[dynamics])
+    assert [update["step"] for update in dynamics.updates] == [3, 6, 9, 12, 15]
+    for masked in masked_kernels(made.network):
+        for values in state(made, masked):
+            assert not values[masked.mask.numpy() == 0].any()
+    with pytest.raises(ValueError, match="goes with one trainer"):
+        trainer().fit(**SMALL, callbacks=[dynamics])
+
+
 def test_a_dense_layer_is_left_alone():
     made, work = rewiring(FlyingBirdPlus(update_every=3, adaptive_from=1), density=1)
     work.heard(0.1, 1.0)
