@@ -162,7 +162,7 @@ def step(optimizer, gradients, variables, masked) -> None:
 
 
 def forget(optimizer, masked) -> None:
-    """Sets to 0 what an optimiser remembers of pruned weights: momentum, second moments, ...
+    """Sets what an optimiser remembers of pruned weights to what it begins with, mostly 0.
 
     For masks that change within a training: prune, forget, then let weights grow; these start
     without a past.
@@ -174,7 +174,7 @@ def forget(optimizer, masked) -> None:
     for m in masked:
         slots, averages = _remembered(optimizer, m.kernel)
         for slot in slots:
-            _fill_pruned(slot, m.mask.value, tf.zeros_like(slot))
+            _fill_pruned(slot, m.mask.value, tf.zeros_like(slot) + _beginning(optimizer, slot))
         for average in averages:
             _fill_pruned(average, m.mask.value, m.kernel.value)
 
@@ -217,6 +217,14 @@ def _remembered(optimizer, variable) -> tuple[list, list]:
             if id(found) in own and tuple(found.shape) == tuple(variable.shape):
                 (averages if name == "_model_variables_moving_average" else slots).append(found)
     return slots, averages
+
+
+def _beginning(optimizer, slot) -> float:
+    """What a slot holds before the first step; Ftrl divides by it, so 0 would end in NaN."""
+    for part in _parts(optimizer):
+        if any(slot is each for each in getattr(part, "_accumulators", ())):
+            return getattr(part, "initial_accumulator_value", 0.0)  # Adagrad, Ftrl
+    return 0.0
 
 
 def _parts(optimizer) -> list:
