@@ -13,7 +13,9 @@ from rst_tf.schedules import Linear, Steps
 _BY_STEPS = SGD(0.1, Steps(milestones=("50ep", "150ep"), each="epoch"), weight_decay=5e-4)
 _ROBUST = RobustBird(
     data=Data("cifar10", validation=5000, validation_from="last", augment="crop_flip"),
-    network=PreActResNet(18, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
+    network=PreActResNet(
+        18, use_bias=True, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
+    ),
     initializer="torch_default",
     first_optimizer=_BY_STEPS,
     objective=Adversarial(PGD(8 / 255, steps=10, step_size=2 / 255), norm_mode="update"),

