@@ -88,7 +88,8 @@ class RandomMasks(FirstMasks):
             text = ",".join(f"{name}={part!r}" for name, part in read_densities(given).items())
             object.__setattr__(self, "densities", text)
         elif given not in LAYER_DENSITIES:
-            raise ValueError(f"densities names an {unknown('rule', given, list(LAYER_DENSITIES))}")
+            rule = unknown("rule", given, list(LAYER_DENSITIES))
+            raise ValueError(f"densities names an {rule}; fractions by layer: conv=.5,output=1")
         check_power(self.densities, self.power)
         if not self.power >= 0:
             raise ValueError(f"power must be at least 0; received power={self.power!r}")
