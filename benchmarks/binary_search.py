@@ -38,17 +38,18 @@ def main() -> None:
         sys.exit("binary_search: PyTorch is not installed; pip install torch==2.13.0")
     size = {name: getattr(options, name) for name in ("batch", "attack_steps", "steps", "threads")}
     fast = functools.partial(search_step.ours, search=SEARCH, fast=True, **size)
-    sys.exit(search_step.measure(SEARCH, options, {"rst_tf, fast": fast}, _judged))
+    judged = functools.partial(_judged, attack_steps=options.attack_steps)
+    sys.exit(search_step.measure(SEARCH, options, {"rst_tf, fast": fast}, judged))
 
 
-def _judged(found: dict, search: search_step.Search, options) -> bool:
+def _judged(found: dict, search: search_step.Search, attack_steps: int) -> bool:
     """As the other search; and what a step of `fast` costs."""
-    passed = search_step.judge(found, search, options)
+    passed = search_step.judge(found, search)
     fast, mine = (machine.median_ms(found[name]) for name in ("rst_tf, fast", "rst_tf, fit"))
-    pairs = fast * (options.attack_steps + 1) / mine
+    pairs = fast * (attack_steps + 1) / mine
     print(
         f"A step of fast takes {fast:.0f} ms: {pairs:.2f} forward-backward pairs (gate: "
-        f"{FAST_GATE}), {mine / fast:.2f} times as fast as PGD-{options.attack_steps}."
+        f"{FAST_GATE}), {mine / fast:.2f} times as fast as PGD-{attack_steps}."
     )
     return passed and pairs <= FAST_GATE
 

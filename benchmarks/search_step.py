@@ -143,7 +143,7 @@ def measure(search: Search, options, further: dict | None = None, verdict=None) 
     with machine.load_of_others() as others:
         found = machine.take_turns(programs, options.turns)
     _print_table(found, search, options)
-    passed = (verdict or judge)(found, search, options)
+    passed = (verdict or judge)(found, search)
     print(f"Other programs used {100 * others():.0f} % of the machine meanwhile.")
     if others() > BUSY:
         print("Nothing is judged: run it again alone.")
@@ -263,9 +263,8 @@ def _print_table(found: dict, search: Search, options) -> None:
         )
 
 
-def judge(found: dict, search: Search, options) -> bool:
+def judge(found: dict, search: Search) -> bool:
     """Prints the ratios beside their gates; whether they hold."""
-    del options
     mine, *others = (turns for name, turns in found.items() if "fast" not in name)
     refresh = statistics.median(turn.notes["refresh_ms"] for turn in mine)
     share = refresh / machine.median_ms(mine)

@@ -1,7 +1,4 @@
-import gc
 import os
-
-import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -13,10 +10,3 @@ def pytest_configure(config):
 
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _forgets():
-    """What a file traced is let go after it; a worker would grow to gigabytes."""
-    yield
-    gc.collect()

@@ -1,7 +1,6 @@
 """Robust Bird: a cheap round that an early bird ends, one pruning, a round of its own."""
 
 import dataclasses
-import functools
 import json
 import shutil
 import signal
@@ -23,7 +22,7 @@ from experiments.robust_bird import RobustBird
 from experiments.training import Session
 from rst_tf import FGSM, Adversarial, RobustTrainer, Ticket, channels
 from rst_tf.channels import check_pruned, kept_channels, prunable_channels
-from rst_tf.data import batches, sources
+from rst_tf.data import batches
 from rst_tf.early_bird import EarlyBird, distance
 from rst_tf.initializers import initialize
 from rst_tf.models import Conv, masked_parts
@@ -79,14 +78,6 @@ def bytes_of(workdir):
     """`files` with the record of the tests."""
     record = workdir / "early_bird.jsonl"
     return files(workdir) | ({record.name: record.read_bytes()} if record.exists() else {})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def digits_are_read_once():
-    """Reading them is half of a run."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "_sample", functools.cache(sources._sample))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Every way to begin times every way to change: laws of the experiment, interrupted or not."""
 
 import dataclasses
-import functools
 import json
 import os
 import signal
@@ -20,7 +19,6 @@ from experiments.sparse_training import Rewired, SparseTraining
 from experiments.training import Session
 from rst_tf import FGSM, Adversarial, Natural, Ticket
 from rst_tf.analysis.topology import read as read_updates
-from rst_tf.data import sources
 from rst_tf.first_masks import SNIP, GraSP, Magnitude, RandomMasks, SynFlow
 from rst_tf.flying_bird import FlyingBird, FlyingBirdPlus, Static
 from rst_tf.models import Conv
@@ -63,14 +61,6 @@ STEPS = {"static": [], "random": [3, 6, 9], "gradient": [2, 4, 6, 8], "plus": [3
 def everything(workdir):
     log = workdir / "topology.jsonl"
     return files(workdir) | {"topology": log.read_bytes() if log.exists() else b""}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def read_once():
-    """The digits are a text that takes seconds to read."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "_sample", functools.cache(sources._sample))
-        yield
 
 
 @pytest.fixture(scope="module")
