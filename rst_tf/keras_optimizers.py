@@ -179,6 +179,24 @@ def forget(optimizer, masked) -> None:
             _fill_pruned(average, m.mask.value, m.kernel.value)
 
 
+def check_divides(optimizer) -> None:
+    """Checks that an optimiser stays finite where gradients are exactly 0.
+
+    Adafactor divides by the product of what it keeps of a row and of a column; where both are
+    pruned that is `epsilon_1` squared, which is 0 in float32 for the default of Keras, 1e-30.
+
+    Raises:
+        ValueError: It would divide by 0.
+    """
+    for part in _parts(optimizer):
+        if isinstance(part, keras.optimizers.Adafactor):
+            if np.float32(part.epsilon_1) ** 2 == 0:
+                raise ValueError(
+                    "optimizer: Adafactor divides by 0 where a row and a column of a kernel are "
+                    f"pruned; give it epsilon_1=1e-16; received epsilon_1={part.epsilon_1}"
+                )
+
+
 def discard_scores(network, optimizer, fraction: float) -> None:
     """Sets the lowest scores of each kernel to 0, for good (progressive search, Fu et al. 2021).
 

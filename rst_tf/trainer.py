@@ -83,8 +83,9 @@ class RobustTrainer(keras.Model):
             **kwargs: What Keras takes besides: steps_per_execution, run_eagerly, ...
 
         Raises:
-            ValueError: `loss` or `metrics` was given, XLA asked for on several devices, or
-                `steps_per_execution` with several workers, with which Keras cannot do it.
+            ValueError: `loss` or `metrics` was given, XLA asked for on several devices,
+                `steps_per_execution` with several workers, with which Keras cannot do it, or an
+                optimiser that divides zero by zero where weights are pruned.
         """
         alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
         if jit_compile is True and not alone:
@@ -103,6 +104,8 @@ class RobustTrainer(keras.Model):
                 raise ValueError(f"{name} comes from the objective; received {name}={kwargs[name]}")
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         self._masks = _masked_or_none(self.network)
+        if self._masks:
+            keras_optimizers.check_divides(self.optimizer)
         self.optimizer.build(trained_variables(self.network))
         self._meters = {
             "loss": keras.metrics.Mean(name="loss"),

@@ -39,6 +39,7 @@ OPTIMIZERS = {
     "scaled coupled sgd": lambda: scaled(CoupledSGD(0.1, 0.9, 5e-3)),
     "averaging adam": lambda: keras.optimizers.Adam(0.01, use_ema=True, ema_overwrite_frequency=5),
     "rmsprop": lambda: keras.optimizers.RMSprop(0.01, momentum=0.9, centered=True),
+    "adafactor": lambda: keras.optimizers.Adafactor(0.01, epsilon_1=1e-16),
     "muon": lambda: keras.optimizers.Muon(0.01, exclude_layers=["never"]),
 }
 scaled = keras.optimizers.LossScaleOptimizer
@@ -298,6 +299,10 @@ REFUSED = {
     "l1 of frozen kernels": (
         lambda: RobustTrainer(small(search=True, density=0.5), Natural(), l1=0.1),
         "l1 needs masked kernels that are trained; received l1=0.1",
+    ),
+    "an optimiser that divides by the zeros of pruned rows and columns": (
+        lambda: trained(Natural(), pruned(), scaled(keras.optimizers.Adafactor(0.01)), epochs=1),
+        "optimizer: Adafactor divides by 0 .* received epsilon_1=1e-30",
     ),
     "saving the trainer": (
         lambda: trained(Natural(), small(), epochs=1)[0].save("x.keras"),
