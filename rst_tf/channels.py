@@ -25,7 +25,7 @@ from keras.src.models import Functional  # no public name, as in `surgery`
 from rst_tf import masks
 from rst_tf.layers import MaskedConv1D, MaskedConv2D, MaskedDense, MaskedVariable
 from rst_tf.normalization import Normalization
-from rst_tf.traversal import masked_kernels, walk
+from rst_tf.traversal import acts_as, masked_kernels, walk
 
 Importance = Literal["gamma", "filter"]
 
@@ -213,8 +213,8 @@ def _affine(normalization, channels: int) -> bool:
 
 def _is_relu(layer) -> bool:
     """Whether it is 0 with derivative 0 at 0, and below."""
-    if isinstance(layer, keras.layers.ReLU):
-        return not (layer.negative_slope or layer.threshold)
+    if acts_as(layer) is keras.layers.ReLU:
+        return not (getattr(layer, "negative_slope", 0) or getattr(layer, "threshold", 0))
     return getattr(layer, "activation", None) is keras.activations.relu and isinstance(
         layer, keras.layers.Activation
     )

@@ -189,12 +189,12 @@ def check_divides(optimizer) -> None:
         ValueError: It would divide by 0.
     """
     for part in _parts(optimizer):
-        if isinstance(part, keras.optimizers.Adafactor):
-            if np.float32(part.epsilon_1) ** 2 == 0:
-                raise ValueError(
-                    "optimizer: Adafactor divides by 0 where a row and a column of a kernel are "
-                    f"pruned; give it epsilon_1=1e-16; received epsilon_1={part.epsilon_1}"
-                )
+        epsilon = getattr(part, "epsilon_1", 1)  # of Adafactor alone
+        if np.float32(epsilon) ** 2 == 0:
+            raise ValueError(
+                "optimizer: Adafactor divides by 0 where a row and a column of a kernel are "
+                f"pruned; give it epsilon_1=1e-16; received epsilon_1={epsilon}"
+            )
 
 
 def discard_scores(network, optimizer, fraction: float) -> None:

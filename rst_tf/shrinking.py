@@ -15,7 +15,7 @@ from keras.src.models import Functional  # as in surgery
 
 from rst_tf.normalization import Normalization
 from rst_tf.surgery import baked, check_clonable, converted
-from rst_tf.traversal import masked_layers, walk
+from rst_tf.traversal import acts_as, masked_layers, walk
 
 _plain = keras.layers
 _BATCH = (Normalization, _plain.BatchNormalization)
@@ -153,7 +153,7 @@ class _Channels:
             read = (_uses(layer) & (x != 0)[:, None]).reshape(-1)
             found = np.where(read, np.nan, _at_zero(layer, len(read)))
             self._set(outputs[0], numbers[0].repeat(layer.depth_multiplier), found)
-        elif isinstance(layer, _plain.Add):
+        elif acts_as(layer) is _plain.Add:
             for other in numbers[1:]:
                 self._join(numbers[0], other)
             self._set(outputs[0], numbers[0], np.sum(values, axis=0))
@@ -234,7 +234,7 @@ def _known(layer, inputs, outputs) -> bool:
     shapes = [tuple(tensor.shape) for tensor in [*inputs, *outputs]]
     if len(outputs) != 1 or any(len(shape) < 2 or shape[-1] is None for shape in shapes):
         return False
-    kind, last = type(layer), (-1, len(shapes[0]) - 1)
+    kind, last = acts_as(layer), (-1, len(shapes[0]) - 1)
     if kind is _plain.Add:
         return len(set(shapes)) == 1
     if kind is _plain.Concatenate:

@@ -12,6 +12,12 @@ from rst_tf import masks
 from rst_tf.layers import MaskedKernel, MaskedVariable, formed
 from rst_tf.normalization import Normalization
 
+_LAYER_OF = {  # by the names of Keras' classes of operations, which are not public
+    "Relu": keras.layers.ReLU,
+    "ReLU": keras.layers.ReLU,
+    "Add": keras.layers.Add,
+}
+
 
 def walk(network) -> Iterator[keras.layers.Layer]:
     """A network and all its sublayers in traversal order, each once."""
@@ -22,6 +28,16 @@ def walk(network) -> Iterator[keras.layers.Layer]:
             seen.add(id(layer))
             yield layer
             stack.extend(reversed(layer._layers))  # Keras' list of direct sublayers, in order
+
+
+def acts_as(operation) -> type:
+    """The class of layer that a step of a functional model acts as.
+
+    `keras.ops.relu(x)`, `keras.activations.relu(x)` and `x + y` are operations of the graph and no
+    layers; one that acts as no layer, or is one, has its own class.
+    """
+    own = type(operation)
+    return own if isinstance(operation, keras.layers.Layer) else _LAYER_OF.get(own.__name__, own)
 
 
 def masked_layers(network) -> list[MaskedKernel]:

@@ -165,11 +165,16 @@ def leaky():
     return layers.ReLU(negative_slope=0.1)
 
 
+def leaky_function(x):
+    return keras.activations.relu(x, negative_slope=0.1)
+
+
 STAY = {
     "read by a sum": summed,
     "of a layer called twice": shared,
     "without a ReLU": ending(),
     "leaky": ending(leaky),
+    "leaky, by a function": ending(lambda: leaky_function),
     "a sigmoid": ending(lambda: layers.Activation("sigmoid")),
     "without an offset": ending(layers.ReLU, norm=no_offset),
     "without normalisation": ending(layers.ReLU, norm=nothing),
@@ -185,7 +190,12 @@ def test_channels_that_have_to_stay(name):
     assert not prunable_channels(STAY[name]())
 
 
-GO = {"read twice": ending(layers.ReLU, readers=2), "activated": ending(layers.ReLU)}
+GO = {
+    "read twice": ending(layers.ReLU, readers=2),
+    "activated": ending(layers.ReLU),
+    "by an operation": ending(lambda: keras.ops.relu),
+    "by a function": ending(lambda: keras.activations.relu),
+}
 
 
 @pytest.mark.parametrize("name", GO)

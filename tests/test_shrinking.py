@@ -186,7 +186,15 @@ def test_what_nobody_reads_goes_and_so_does_what_only_that_reads():
     assert small.get_layer("hidden").units == 2
 
 
-def residual(zeroed):
+def by_layers(one, other, norm):
+    return keras.layers.ReLU()(norm(keras.layers.Add()([one, other])))
+
+
+def by_operations(one, other, norm):
+    return keras.ops.relu(norm(one + other))
+
+
+def residual(zeroed, summed):
     """A sum of two convolutions, some channels of which are 0."""
     image = keras.Input((6, 6, 3))
     ways = []
@@ -194,16 +202,16 @@ def residual(zeroed):
         conv = keras.layers.Conv2D(4, 3, padding="same", use_bias=False, name=f"conv_{number}")
         ways.append(conv(image))
         conv.kernel.assign(conv.kernel * (np.isin(range(4), gone, invert=True)))
-    x = keras.layers.Add()(ways)
-    x = keras.layers.ReLU()(keras.layers.BatchNormalization(center=False)(x))
+    x = summed(*ways, keras.layers.BatchNormalization(center=False))
     x = keras.layers.Concatenate()([x, keras.layers.DepthwiseConv2D(3, padding="same")(x)])
     x = keras.layers.Flatten()(keras.layers.AveragePooling2D(2)(x))
     return keras.Model(image, keras.layers.Dense(2)(x))
 
 
+@pytest.mark.parametrize("summed", [by_layers, by_operations])
 @pytest.mark.parametrize("zeroed, left", [(([0, 1], [1, 2]), 3), (([0, 1], [0, 1]), 2)])
-def test_a_sum_keeps_what_any_of_its_inputs_has(zeroed, left):
-    model, x = residual(zeroed), images(4, (6, 6, 3))
+def test_a_sum_keeps_what_any_of_its_inputs_has(zeroed, left, summed):
+    model, x = residual(zeroed, summed), images(4, (6, 6, 3))
     small = rst.shrunk(model)
     check_equal(model, small, x)
     assert {small.get_layer(f"conv_{i}").filters for i in (0, 1)} == {left}
