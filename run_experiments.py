@@ -191,9 +191,11 @@ def evaluations_of(bound: Bound, runs: dict[Path, Any]) -> dict[Path, Any]:
 
 def run(runs: dict[Path, Any]) -> None:
     """One after the other; what is finished is skipped."""
+    from rst_tf.graphs import let_go
+
     for number, (folder, config) in enumerate(runs.items(), 1):
         try:
-            with strategies.folder_of_worker(folder) as own:
+            with strategies.folder_of_worker(folder) as own, let_go():
                 config.run(own)
         except Exception as error:
             if len(runs) > 1:

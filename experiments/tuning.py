@@ -113,20 +113,19 @@ class Tuning(Experiment):
         """What runs a trial and gives its measure."""
 
         def measure(trial: str, values: Mapping[str, Any], budget: int | None) -> float:
-            import keras
+            from rst_tf.graphs import let_go
 
             config = self._trial(values, budget)
             folder = workdir / "trials" / trial
             print(f"trial {trial}: {self._in_words(values, budget)}", flush=True)
             try:
-                config.run(folder)
+                with let_go():
+                    config.run(folder)
             except RunError as error:
                 if not isinstance(error.__cause__, FloatingPointError):
                     raise
                 print(f"trial {trial}: counts 0, for {error}", flush=True)
                 return 0.0
-            finally:
-                keras.utils.clear_session()
             return _best(folder)
 
         return measure

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
 import pytest
 import yaml
 from trainings import files
@@ -129,7 +128,6 @@ def trainings(monkeypatch):
     def replaced(errors=()):
         calls = Calls(errors)
         monkeypatch.setattr(DenseTraining, "run", lambda *given: calls(*given))
-        monkeypatch.setattr(keras.utils, "clear_session", lambda: None)  # it takes half a second
         return calls
 
     return replaced
