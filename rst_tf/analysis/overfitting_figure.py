@@ -18,15 +18,16 @@ from rst_tf.analysis.tables import Line
 
 MOST = 12  # panels
 ORANGE, PINK = COLOURS[1], COLOURS[3]
-PRUNED, GREW, ON_THE_FLY = (0, (4, 2)), (0, (1, 1.5)), (0, (3, 1))
+ON_THE_FLY = (0, (3, 1))
+PRUNED, GREW = 0.1, 0.05  # heights of the strokes, fractions of the axes
 TRAINING = {UNAUGMENTED: "training images", "train": "training batches, as trained on"}
 
 
 def curves(groups: Sequence[Group]) -> Figure:
     """What networks are chosen by, on test and training images: a panel per group and round.
 
-    Every seed is a line. The best step by validation is a dot; vertical dashes are updates of the
-    first seed's masks that pruned or grew more than usual.
+    Every seed is a line. The best step by validation is a dot; strokes at the foot are updates of
+    the first seed's masks that pruned or grew more than usual.
     """
     drawn = [(group, line) for group in groups for line in group.table.lines]
     if len(drawn) > MOST:
@@ -97,11 +98,19 @@ def _curves(axes: Axes, run: Run, round: int, handles: dict[str, Line2D]) -> Non
 
 
 def _mark(axes: Axes, update: topology.Update, epoch: int, handles: dict[str, Line2D]) -> None:
-    for fired, label, colour, dash in (
+    """Short strokes in two rows at the foot of the axes: there may be dozens."""
+    for fired, label, colour, foot in (
         (update.prune_more, "pruned more", GREY, PRUNED),
         (update.grow_more, "grew more", PINK, GREW),
     ):
         if fired:
-            handles[label] = axes.axvline(
-                update.step / epoch, color=colour, linestyle=dash, linewidth=0.9, zorder=1
+            (handles[label],) = axes.plot(
+                update.step / epoch,
+                foot,
+                marker="|",
+                markersize=7,
+                color=colour,
+                linestyle="none",
+                transform=axes.get_xaxis_transform(),
+                zorder=1,
             )

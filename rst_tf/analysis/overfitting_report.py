@@ -164,7 +164,7 @@ def _caption(groups: Sequence[Group]) -> str:
     said = (
         f"{groups[0].table.measure.capitalize()} on test and on training images over a training, "
         f"{'a line per seed' if several else 'a panel per network'}. Dots: the best step by "
-        "validation, on the test curve. Vertical dashes: updates of the masks"
+        "validation, on the test curve. Strokes at the foot: updates of the masks"
         f"{' (first seed)' if several else ''} that pruned or grew more than usual."
     )
     panels = sum(len(group.table.lines) for group in groups)
