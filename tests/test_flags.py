@@ -950,6 +950,11 @@ quiet = contextlib.nullcontext
 def start_tensorflow():
     pass
 """
+TOY_GRAPHS = """
+import contextlib
+
+let_go = contextlib.nullcontext
+"""
 
 
 @pytest.fixture(scope="module")
@@ -964,6 +969,7 @@ def program(tmp_path_factory):
     for name in ("registry.py", "strategies.py", "cluster.py"):
         shutil.copy(ROOT / "rst_tf" / name, home / "rst_tf")
     (home / "rst_tf" / "quiet.py").write_text(TOY_QUIET)
+    (home / "rst_tf" / "graphs.py").write_text(TOY_GRAPHS)
     (home / "rst_tf" / "analysis" / "report.py").write_text(TOY_REPORT)
     (home / "experiments").mkdir()
     (home / "experiments" / "experiment.py").write_text(TOY_EXPERIMENTS)
