@@ -456,4 +456,5 @@ def test_every_preset_runs(preset, tmp_path):
     config = run_experiments.configured(["run_experiments", *flags]).config
     run_experiments.run({tmp_path / "run": config})
     assert {row["round"] for row in read(tmp_path / "run")} == {"0", "1"}
-    assert 0.15 < ticket(tmp_path, "run", 1).density < 0.25
+    least = 0.1 if "channel" in preset else 0.15  # a fifth of the channels is less of the weights
+    assert least < ticket(tmp_path, "run", 1).density < 0.25
