@@ -16,7 +16,7 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="module", autouse=True)
 def graphs_of_a_module_are_let_go():
-    """Else a process that runs all tests grows to several GB."""
+    """Else the graphs of all tests are held to the end."""
     from rst_tf.graphs import let_go
 
     with let_go():
