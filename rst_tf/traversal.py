@@ -34,10 +34,12 @@ def acts_as(operation) -> type:
     """The class of layer that a step of a functional model acts as.
 
     `keras.ops.relu(x)`, `keras.activations.relu(x)` and `x + y` are operations of the graph and no
-    layers; one that acts as no layer, or is one, has its own class.
+    layers; one that acts as no layer, is one, or is not of Keras, has its own class.
     """
     own = type(operation)
-    return own if isinstance(operation, keras.layers.Layer) else _LAYER_OF.get(own.__name__, own)
+    if isinstance(operation, keras.layers.Layer) or not own.__module__.startswith("keras."):
+        return own
+    return _LAYER_OF.get(own.__name__, own)
 
 
 def masked_layers(network) -> list[MaskedKernel]:

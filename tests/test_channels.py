@@ -169,7 +169,18 @@ def leaky_function(x):
     return keras.activations.relu(x, negative_slope=0.1)
 
 
+class Relu(keras.Operation):
+    """Not that of Keras."""
+
+    def call(self, x):
+        return keras.ops.relu(x) + 1
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
 STAY = {
+    "by an operation of one's own": ending(Relu),
     "read by a sum": summed,
     "of a layer called twice": shared,
     "without a ReLU": ending(),
