@@ -2,10 +2,12 @@
 
     python -m benchmarks.autoattack                            # a small convolutional network
     python -m benchmarks.autoattack --network=resnet --points=200
+    python -m benchmarks.autoattack --network=resnet --turns=0    # 1,000 points, first runs alone
 
 Both networks are trained with PGD first (a minute or two). Each program is a process of its own and
 they take turns, each turn a whole AutoAttack; the first one of ours traces its graphs and is told
-apart. Needs `pip install torch==2.13.0 pyautoattack==0.2.0` beside the library.
+apart. Where there are only first runs, they stand for the later ones too. Needs
+`pip install torch==2.13.0 pyautoattack==0.2.0` beside the library.
 """
 
 import argparse
@@ -52,7 +54,7 @@ def main() -> None:
             f"{EPSILON}, batches of {options.batch}; {options.turns} turns"
         )
         with machine.load_of_others() as others:
-            found = machine.take_turns(programs, options.turns)
+            found = machine.take_turns(programs, 1 + options.turns, warm=False)
     passed = _print(found, options)
     print(f"Other programs used {100 * others():.0f} % of the machine meanwhile.")
     if others() > BUSY:
@@ -76,7 +78,7 @@ def ours(pipe, name: str, path: pathlib.Path, count: int, batch: int, threads: i
     one = tf.random.uniform((images, side, side, channels))
     kernel = tf.random.uniform((3, 3, channels, channels))
     turns = machine.Turns(pipe, lambda: tf.nn.conv2d(one, kernel, 1, "SAME"))
-    attacker, first = None, 0.0
+    attacker = None
     while True:
         turns.begin()
         before = _resident_mb()
@@ -84,8 +86,7 @@ def ours(pipe, name: str, path: pathlib.Path, count: int, batch: int, threads: i
         attacker = attacker or auto.against(model, x[:batch])
         outcome = auto.run(attacker, x, y, batch_size=batch, progress=False)
         seconds = time.perf_counter() - started
-        first = first or seconds
-        notes = {"robust": outcome.robust_accuracy, "first_ms": 1e3 * first, "before_mb": before}
+        notes = {"robust": outcome.robust_accuracy, "before_mb": before}
         notes |= {f"ms {n}": 1e3 * s for n, s in zip(outcome.attacks, outcome.seconds, strict=True)}
         turns.end(1e3 * seconds, **notes)
 
@@ -108,7 +109,6 @@ def theirs(pipe, name: str, path: pathlib.Path, count: int, batch: int, threads:
     count, side, channels = _PRODUCT
     one, kernel = torch.rand(count, channels, side, side), torch.rand(channels, channels, 3, 3)
     turns = machine.Turns(pipe, lambda: torch.nn.functional.conv2d(one, kernel, padding=1))
-    first = 0.0
     while True:
         turns.begin()
         before = _resident_mb()
@@ -116,10 +116,9 @@ def theirs(pipe, name: str, path: pathlib.Path, count: int, batch: int, threads:
         attack = AutoAttack(model, norm="Linf", eps=EPSILON, seed=0)
         x_adv = attack.run_standard_evaluation(images, labels, batch_size=batch)[0]
         seconds = time.perf_counter() - started
-        first = first or seconds
         with torch.no_grad():
             robust = float((model(x_adv).argmax(1) == labels).float().mean())
-        turns.end(1e3 * seconds, robust=robust, first_ms=1e3 * first, before_mb=before)
+        turns.end(1e3 * seconds, robust=robust, before_mb=before)
 
 
 def _check_twin(module, model, images, x) -> None:
@@ -145,20 +144,21 @@ def _apart(name: str, path: pathlib.Path, epochs: int) -> None:
 
 
 def _print(found: dict, options) -> bool:
-    mine, other = found.values()
+    first = {name: turns[0].step_ms for name, turns in found.items()}
+    later = {name: machine.median_ms(turns[1:] or turns) for name, turns in found.items()}
     print(f"{'':14}{'seconds':>9}{'first run':>11}{'robust':>9}{'over start, MB':>16}")
     for name, turns in found.items():
-        notes = turns[-1].notes
-        seconds, first = machine.median_ms(turns) / 1e3, notes["first_ms"] / 1e3
         over = max(turn.peak_mb for turn in turns) - turns[0].notes["before_mb"]
-        robust = 100 * notes["robust"]
-        print(f"{name:14}{seconds:9.1f}{first:11.1f}{robust:8.1f}%{over:16,.0f}")
-    attacks = {n[3:]: ms for n, ms in mine[-1].notes.items() if n.startswith("ms ")}
+        robust = 100 * turns[-1].notes["robust"]
+        seconds = f"{later[name] / 1e3:9.1f}{first[name] / 1e3:11.1f}"
+        print(f"{name:14}{seconds}{robust:8.1f}%{over:16,.0f}")
+    notes = found["rst_tf"][-1].notes
+    attacks = {n[3:]: ms for n, ms in notes.items() if n.startswith("ms ")}
     print(
         "Ours, seconds by attack: " + ", ".join(f"{n} {ms / 1e3:.1f}" for n, ms in attacks.items())
     )
-    steady = machine.median_ms(other) / machine.median_ms(mine)
-    whole = machine.median_ms(other) / mine[-1].notes["first_ms"]
+    steady = later["pyautoattack"] / later["rst_tf"]
+    whole = later["pyautoattack"] / first["rst_tf"]
     print(f"pyautoattack takes {steady:.2f} times as long as ours once traced (gate: 1)")
     print(f"and {whole:.2f} times as long as our first run, tracing counted (gate at 1,000: 1).")
     return steady > 1 and (whole > 1 or options.points < 1000)
@@ -176,14 +176,15 @@ def _options():
     parser.add_argument("--points", type=int, default=1000, help="images, at most 1000")
     parser.add_argument("--batch", type=int, default=250, help="images at a time (250)")
     parser.add_argument("--epochs", type=int, default=10, help="of the training (10)")
-    parser.add_argument("--turns", type=int, default=2, help="turns of each program (2)")
+    parser.add_argument("--turns", type=int, default=2, help="turns after the first (2)")
     parser.add_argument(
         "--threads", type=int, default=machine.cores(), help="of either program (all cores)"
     )
     options = parser.parse_args()
     for name in ("points", "batch", "epochs", "turns", "threads"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1; received {getattr(options, name)}")
+        least = 0 if name == "turns" else 1
+        if getattr(options, name) < least:
+            parser.error(f"--{name} must be at least {least}; received {getattr(options, name)}")
     if options.points > 1000:
         parser.error(f"--points must be at most 1000; received {options.points}")
     return options

@@ -60,13 +60,16 @@ def best_ms(work: Callable[[], object], repeats: int = 20) -> float:
     return min(_seconds(work) for _ in range(repeats)) * 1e3
 
 
-def take_turns(programs: dict[str, Callable], turns: int) -> dict[str, list[Turn]]:
+def take_turns(
+    programs: dict[str, Callable], turns: int, warm: bool = True
+) -> dict[str, list[Turn]]:
     """Runs programs side by side, one working at a time; every second round goes backwards.
 
     Args:
         programs: By name, functions of a pipe that can be sent to a fresh process; each makes a
             `Turns` of it, then begins and ends a turn again and again.
         turns: How often each works.
+        warm: Before that, each works once uncounted: it traces, compiles, warms up.
 
     Raises:
         RuntimeError: A program ended early; its own error is on the terminal.
@@ -80,7 +83,7 @@ def take_turns(programs: dict[str, Callable], turns: int) -> dict[str, list[Turn
             processes.append(fresh.Process(target=program, args=(theirs,), daemon=True))
             processes[-1].start()
             theirs.close()
-        for number in range(-1, turns):  # the turn before the first traces, compiles, warms up
+        for number in range(-1 if warm else 0, turns):
             for name in list(programs)[:: -1 if number % 2 else 1]:
                 try:
                     pipes[name].send(None)

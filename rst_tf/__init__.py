@@ -12,6 +12,7 @@ _HOME = {
     "baked": "surgery",
     "with_logits": "surgery",
     "shrunk": "shrinking",
+    "folded": "folding",
     "left_dense": "surgery",
     "MaskedDense": "layers",
     "MaskedConv1D": "layers",

@@ -27,7 +27,7 @@ RANKS = (
     {"topology", "flying_bird"},
     {"layers", "traversal", "keras_optimizers", "binary_connect"},
     {"surgery", "ticket", "ticket_file", "ticket_set", "tensorboard", "multiply_adds", "shrinking"}
-    | {"weight_averaging"}
+    | {"weight_averaging", "folding"}
     | {"early_bird", "channels", "sparsity", "overlap"},
     {"attacks"},
     {"objectives", "carried_noise", "distillation"},

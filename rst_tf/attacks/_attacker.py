@@ -20,6 +20,7 @@ class Attacker:
     Attributes:
         attacks: Those of the list, as they fit the number of classes.
         logits: From images to logits.
+        climbed: The same up to rounding, which the attacks ask; see `Attacked`.
         classes: Number of logits.
         flat: Tells of images and labels where there is no gradient.
         findings: What was changed of the model or of the list, and what is wrong with the model.
@@ -28,12 +29,12 @@ class Attacker:
     def __init__(self, auto, model, images: np.ndarray):
         self.auto, self.random = auto, auto.version == "rand"
         self.shape = images.shape[1:]
-        self.logits, self.findings = attacked(model)
+        self.logits, self.climbed, self.findings = attacked(model)
         first = tf.constant(images)
         outputs = self.logits(first)
         self.classes = int(outputs.shape[-1])
         if _checks.are_probabilities(np.asarray(outputs)):
-            self.logits = logarithms(self.logits)
+            self.logits, self.climbed = logarithms(self.logits), logarithms(self.climbed)
             self.findings.append(_checks.PROBABILITIES)
         self.findings += _checks.model(self.logits, first, self.random)
         self.attacks = [self._fitted(attack) for attack in auto.listed()]
@@ -80,7 +81,7 @@ class Attacker:
 
     def _traced(self, attack):
         def attempt(x, y, index, key, trial):
-            x_adv = attack.attempt(self.logits, x, y, key, index, trial)
+            x_adv = attack.attempt(self.climbed, x, y, key, index, trial)
             return (x_adv, *self._judged(x_adv)[:2])
 
         labels, index = tf.TensorSpec([None], tf.int32), tf.TensorSpec([None], tf.int64)

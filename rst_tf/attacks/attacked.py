@@ -1,8 +1,9 @@
-"""What is attacked: a Keras model, a SavedModel, a file or a callable, as a function to logits."""
+"""What is attacked: a Keras model, a SavedModel, a file or a callable, as functions to logits."""
 
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from rst_tf.attacks._average import Average
 from rst_tf.attacks.attack import logits_of
@@ -11,12 +12,28 @@ from rst_tf.attacks.outcome import Finding
 _TINY = 1e-37  # above the smallest normal float32, so that its logarithm is finite
 
 
-def attacked(model) -> tuple[Callable, list[Finding]]:
-    """A function from images [n, ...] to logits [n, classes], and what was changed for it.
+class Attacked(NamedTuple):
+    """A model as attacks see it.
+
+    Attributes:
+        logits: From images [n, ...] to logits [n, classes]: judges what an attack found.
+        climbed: The same up to rounding, with less work: what an attack asks again and again.
+        findings: What was changed of the model.
+    """
+
+    logits: Callable
+    climbed: Callable
+    findings: list[Finding]
+
+
+def attacked(model) -> Attacked:
+    """A model as functions to logits, and what was changed for it.
 
     A Keras model answers in inference mode. A softmax that its structure shows is taken off, and
-    masks are multiplied into kernels, as in the model that is shipped. Of a SavedModel the
-    endpoint `serve` or `serving_default` is taken.
+    masks are multiplied into kernels, as in the model that is shipped; what is climbed has its
+    normalisations folded into the kernels (`rst.folded`). Both are copies where they differ from
+    the model, made now: weights that change later are not seen. Of a SavedModel the endpoint
+    `serve` or `serving_default` is taken.
 
     Args:
         model: Keras model, loaded SavedModel, callable; or the path of a `.keras` file or of a
@@ -31,7 +48,8 @@ def attacked(model) -> tuple[Callable, list[Finding]]:
         model = load(model)
     if isinstance(model, keras.Model):
         return _keras(model)
-    return _endpoint(model), []
+    endpoint = _endpoint(model)
+    return Attacked(endpoint, endpoint, [])
 
 
 def load(path: str | Path):
@@ -53,7 +71,8 @@ def load(path: str | Path):
     )
 
 
-def _keras(model) -> tuple[Callable, list[Finding]]:
+def _keras(model) -> Attacked:
+    from rst_tf.folding import folded
     from rst_tf.surgery import baked, ends_in_softmax, with_logits
     from rst_tf.traversal import masked_layers, walk
 
@@ -71,7 +90,7 @@ def _keras(model) -> tuple[Callable, list[Finding]]:
                 "the model computes in half precision, whose gradients round to 0 early",
             )
         )
-    return logits_of(model), found
+    return Attacked(logits_of(model), logits_of(folded(model)), found)
 
 
 def _clonable(model) -> bool:

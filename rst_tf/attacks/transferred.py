@@ -82,7 +82,7 @@ def _logits(source) -> Callable:
     if isinstance(source, keras.Model):
         check_logits(source)
         return logits_of(source)
-    return attacked(source)[0]
+    return attacked(source).climbed
 
 
 @functools.lru_cache(maxsize=4)
@@ -93,4 +93,4 @@ def _of_file(path: str) -> Callable:
     from rst_tf.attacks.attacked import attacked
 
     with tf.init_scope():
-        return attacked(path)[0]
+        return attacked(path).climbed
