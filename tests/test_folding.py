@@ -132,9 +132,8 @@ def test_networks_of_the_table(name):
 
 
 def test_keras_applications():
-    model = stirred(
-        keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=5)
-    )
+    shape = (32, 32, 3)
+    model = stirred(keras.applications.MobileNetV2(shape, alpha=0.35, weights=None, classes=5))
     copy = rst.folded(rst.with_logits(model))
     assert len(norms(model)) == 52 and not norms(copy)
     check_equal(model, keras.Sequential([copy, keras.layers.Softmax()]), images(4, shape))
