@@ -17,7 +17,7 @@ import numpy as np
 from experiments.environment import changes, environment
 from experiments.experiment import Experiment, RunError
 from rst_tf.files import remove_leftovers, write_bytes
-from rst_tf.registry import from_dict, to_dict
+from rst_tf.registry import at_default, from_dict, to_dict
 
 COLUMNS = ("round", "step", "split", "density", "kept", "attack")
 COLUMNS += ("loss", "accuracy", "robust_loss", "robust_accuracy")
@@ -133,6 +133,7 @@ class Workdir:
         if not file.exists():
             if {path.name for path in self.path.iterdir()} - _NOT_OURS:
                 raise RunError(f"workdir {self.path} is not empty and has no config.json")
+            config |= {"defaults": _defaults(config["experiment"])}
             config |= {"environment": here, "command": sys.argv}
             write_bytes(file, json.dumps(config, indent=2).encode())
             return config["experiment"]
@@ -168,6 +169,14 @@ def _completed(config: dict) -> dict:
         return json.loads(json.dumps(to_dict(from_dict(Experiment, config))))
     except (ValueError, TypeError):
         return config
+
+
+def _defaults(config: dict) -> list[str]:
+    """Dotted paths that are at their defaults, so that runs of versions without them are known."""
+    try:
+        return list(at_default(from_dict(Experiment, config)))
+    except (ValueError, TypeError):
+        return []
 
 
 def _identity(config: Mapping, dataset: Mapping, may_grow: Sequence[str]) -> str:

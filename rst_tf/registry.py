@@ -145,6 +145,17 @@ def from_dict(base: type, values: Mapping[str, Any]) -> Any:
     return cls(**{name: _typed(hints[name], value) for name, value in arguments.items()})
 
 
+def at_default(value: Any, path: str = "") -> Iterator[str]:
+    """Dotted paths of a configuration's fields that have their defaults, at any depth."""
+    for field in dataclasses.fields(value):
+        own, here = getattr(value, field.name), f"{path}.{field.name}".lstrip(".")
+        made = field.default_factory is not dataclasses.MISSING
+        if own == (field.default_factory() if made else field.default):
+            yield here
+        if dataclasses.is_dataclass(own):
+            yield from at_default(own, here)
+
+
 def _typed(annotation: Any, value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_typed(None, item) for item in value)

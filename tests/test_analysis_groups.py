@@ -133,14 +133,52 @@ def test_runs_of_one_configuration_are_one_group(tmp_path):
     assert all(group.table.seeds == (3, 1) for group in made)
 
 
-def test_a_control_is_one_group_although_each_seed_has_other_masks(tmp_path):
-    table = {f"control{seed}": {"masks_from": f"runs/reset_s{seed:02d}"} for seed in (1, 12)}
+@pytest.mark.parametrize(
+    ("setting", "path"),
+    [
+        ("masks_from", "runs/reset_s{:02d}"),
+        ("weights_from", "runs/dense/seed_{}"),
+        ("ticket", "runs/search_1/seed_{}/ticket.npz"),
+        ("ticket", "runs/search_12/seed_{}/tickets/round_00_best.npz"),
+    ],
+)
+def test_a_run_of_its_own_that_each_seed_takes_is_no_difference(tmp_path, setting, path):
+    table = {f"control{seed}": {setting: path.format(seed)} for seed in (1, 12)}
     found = [
         runs.load(make_run(tmp_path / name, CHAIN, seed, **settings))
         for (name, settings), seed in zip(table.items(), (1, 12), strict=True)
     ]
     (group,) = groups.groups_of(found)
     assert group.table.seeds == (1, 12)
+
+
+OLD = {"optimizer": {"name": "sgd", "schedule": {"name": "cosine"}}}
+NEW = {"optimizer": {"name": "sgd", "schedule": {"name": "cosine", "floor": 0.0}}, "smooth": [1]}
+ADDED = ["smooth", "optimizer.schedule.floor"]
+VERSIONS = {  # settings, of which those named are at their defaults, of two runs: groups
+    "added settings at their defaults": ((OLD, []), (NEW, ADDED), 1),
+    "the older one second": ((NEW, ADDED), (OLD, []), 1),
+    "one of them changed": ((OLD, []), (NEW, ADDED[:1]), 2),
+    "nobody knows the defaults": ((OLD, []), (NEW, []), 2),
+    "a setting that is there stays": (({**OLD, "smooth": [2]}, []), (NEW, ADDED), 2),
+    "below another choice": (
+        ({"optimizer": {"name": "sgd", "schedule": {"name": "steps"}}}, []),
+        (NEW, ADDED),
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_settings_that_an_older_version_did_not_have(tmp_path, name):
+    *sides, expected = VERSIONS[name]
+    for seed, (settings, defaults) in enumerate(sides):
+        file = make_run(tmp_path / f"seed_{seed}", CHAIN, seed, **settings) / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "defaults": defaults}))
+    found = folders.loaded([str(tmp_path)])[0][tmp_path]
+    assert len(groups.groups_of(found)) == expected
+    before = [runs.load(run.workdir).config["experiment"] for run in found]
+    assert len({json.dumps(config) for config in before}) == 2  # the files are left alone
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from rst_tf.attacks import ATTACKS, PGD, Attack
 from rst_tf.data import Data
 from rst_tf.objectives import Natural, Objective, Trades
 from rst_tf.optimizers import SGD, Optimizer
-from rst_tf.registry import Registry, from_dict, to_dict
+from rst_tf.registry import Registry, at_default, from_dict, to_dict
 from rst_tf.schedules import Steps
 
 
@@ -99,3 +99,12 @@ def test_plain_values_become_the_configuration_again(name):
 def test_plain_values_that_are_wrong_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         from_dict(Attack, values)
+
+
+def test_fields_at_their_defaults_are_known_at_any_depth():
+    found = set(at_default(Trades(PGD(0.1, steps=10), beta=3.0)))
+    assert {"label_smoothing", "attack.norm", "attack.steps"} <= found
+    assert not found & {"attack", "attack.epsilon", "beta"}
+    assert set(at_default(IterativePruning())) >= {"data", "data.source", "seed", "rounds"}
+    seeded = set(at_default(IterativePruning(seed=3)))
+    assert set(at_default(IterativePruning())) - seeded == {"seed"}

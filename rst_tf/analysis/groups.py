@@ -159,8 +159,9 @@ def differences(groups: Sequence[Group]) -> dict[str, tuple[Any, ...]]:
 def _identity(run: Run) -> dict[str, Any]:
     """What runs must share to be averaged."""
     experiment = {k: v for k, v in run.config["experiment"].items() if k != "seed"}
-    if experiment.get("masks_from") is not None:
-        experiment["masks_from"] = _seedless(experiment["masks_from"], run.seed)
+    for name in ("masks_from", "weights_from", "ticket"):
+        if isinstance(experiment.get(name), str):
+            experiment[name] = _seedless(experiment[name], run.seed)
     dataset = run.config.get("dataset")
     if isinstance(taught := experiment.get("distillation"), Mapping) and taught.get("teachers"):
         own = [_seedless(folder, run.seed) for folder in taught["teachers"]]
@@ -170,11 +171,17 @@ def _identity(run: Run) -> dict[str, Any]:
     return {**experiment, "dataset": dataset, **attacks}
 
 
-def _seedless(folder: str, seed: int | None) -> str:
-    """A folder whose name ends in the run's own seed, with a star in place of the seed."""
-    path = Path(folder)
-    name = re.sub(rf"(?<!\d)0*{seed}$", "*", path.name)
-    return str(path.with_name(name)) if name != path.name else folder
+def _seedless(path: str, seed: int | None) -> str:
+    """A run's folder, or a ticket in it, with a star for the run's own seed at its name's end."""
+    folder = Path(path)
+    if folder.suffix == ".npz":
+        folder = folder.parent
+    if folder.name == "tickets":
+        folder = folder.parent
+    name = re.sub(rf"(?<!\d)0*{seed}$", "*", folder.name)
+    if name == folder.name:
+        return path
+    return str(folder.with_name(name) / Path(path).relative_to(folder))
 
 
 def _exact(runs: Sequence[Run]) -> list[list[Run]]:

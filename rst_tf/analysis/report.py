@@ -53,7 +53,7 @@ def write_seeds(workdirs: Sequence[str | Path], out: str | Path) -> None:
     Raises:
         ValueError: A file is missing or damaged, or the runs differ in more than the seed.
     """
-    loaded = [runs.load(workdir) for workdir in workdirs]
+    loaded = runs.completed([runs.load(workdir) for workdir in workdirs])
     same_experiment(loaded)
     write_groups(groups_of(loaded), out)
 

@@ -7,11 +7,11 @@ looks at a test row to choose anything.
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rst_tf.analysis import results
+from rst_tf.analysis import results, settings
 from rst_tf.analysis.results import Row
 from rst_tf.published_2019 import published_label
 from rst_tf.schedules import steps_of
@@ -182,9 +182,9 @@ class Run:
 
     def _loss(self, row: Row) -> float | None:
         objective = self.config["experiment"].get("objective")
-        settings = objective if isinstance(objective, Mapping) else {}
+        trained = objective if isinstance(objective, Mapping) else {}
         shares = {"natural": 1.0, "adversarial": 0.0}
-        clean = shares.get(settings.get("name"), settings.get("clean_weight", 0.5))
+        clean = shares.get(trained.get("name"), trained.get("clean_weight", 0.5))
         if row.robust_loss is None or row.loss is None or clean == 1.0:
             return row.loss
         return clean * row.loss + (1 - clean) * row.robust_loss
@@ -217,6 +217,13 @@ def some_steps(steps: list[int], near: int) -> str:
         gap = parts and steps[steps.index(step) - 1] != parts[-1]
         parts += ["...", step] if gap else [step]
     return ", ".join(map(str, parts))
+
+
+def completed(runs: Sequence[Run]) -> list[Run]:
+    """Runs that are to stand side by side, with settings that older versions did not have yet."""
+    configs = settings.completed([run.config for run in runs])
+    pairs = zip(runs, configs, strict=True)
+    return [dataclasses.replace(run, config=config) for run, config in pairs]
 
 
 def load(workdir: str | Path) -> Run:
@@ -262,6 +269,9 @@ def _config(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path}: {name} must be a JSON object")
     if not isinstance(parts["experiment"].get("name"), str):
         raise ValueError(f"{path}: experiment.name must be text")
+    defaults = parts.get("defaults", [])
+    if not isinstance(defaults, list) or any(type(name) is not str for name in defaults):
+        raise ValueError(f"{path}: defaults must be a list of names; received {defaults!r}")
     shape = parts.get("dataset", {}).get("shape", [])
     if not isinstance(shape, list) or any(type(side) is not int for side in shape):
         raise ValueError(f"{path}: dataset.shape must be a list of counts; received {shape!r}")

@@ -1,7 +1,8 @@
 """Settings as a user writes them: dotted paths, which are flags, and plain values."""
 
+import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,41 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     for key, item in value.items():
         # A choice's name is set by the flag of the choice itself: --objective=trades.
         yield from flat(item, path if key == "name" and path else f"{path}.{key}".lstrip("."))
+
+
+def completed(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Copies of config.json that agree on settings which not all versions had.
+
+    What a run lacks, and others have at the default that their config.json names, is filled in:
+    the older version behaved as this default does. Where others name several defaults, and below
+    another choice, nothing is.
+    """
+    found: dict[str, list[tuple[dict, Any]]] = {}
+    for config in configs:
+        for path in config.get("defaults", ()):
+            found.setdefault(path, []).append(config["experiment"])
+    made = [copy.deepcopy(dict(config)) for config in configs]
+    for config in made:
+        for path, others in found.items():
+            *above, name = path.split(".")
+            here = config["experiment"]
+            known = [_below(other, above, here) for other in others]
+            values = [there[name] for there in known if there is not None and name in there]
+            place = _below(here, above, here)
+            if values and name not in place and all(value == values[0] for value in values):
+                place[name] = copy.deepcopy(values[0])
+    return made
+
+
+def _below(settings: Mapping, path: Sequence[str], like: Mapping) -> Any:
+    """What stands at a path, or None where choices on the way are other ones than in `like`."""
+    for key in path:
+        if settings.get("name") != like.get("name"):
+            return None
+        settings, like = settings.get(key), like.get(key)
+        if not isinstance(settings, Mapping) or not isinstance(like, Mapping):
+            return None
+    return settings if settings.get("name") == like.get("name") else None
 
 
 def scalar(value: Any) -> str:

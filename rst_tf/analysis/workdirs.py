@@ -4,7 +4,7 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from rst_tf.analysis.runs import Run, Unfinished, load
+from rst_tf.analysis.runs import Run, Unfinished, completed, load
 
 _WILD = set("*?[")
 
@@ -66,4 +66,5 @@ def loaded(patterns: Sequence[str], strict: bool = True) -> tuple[dict[Path, lis
                 found.setdefault(folder, []).append(run)
     if not found:
         raise NoRuns(f"no run has results: {'; '.join(skipped)}")
-    return found, skipped
+    alike = {run.workdir: run for run in completed([r for runs in found.values() for r in runs])}
+    return {folder: [alike[run.workdir] for run in runs] for folder, runs in found.items()}, skipped
