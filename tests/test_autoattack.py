@@ -66,6 +66,14 @@ def test_what_is_left_is_what_it_says(whole):
     assert whole.attacks == ("apgd-ce", "apgd-t", "fab-t", "square")
 
 
+def test_margins_are_those_of_the_image_that_is_left(whole):
+    z = np.array(digits.network()(whole.images))
+    label = z[np.arange(len(z)), Y[FEW]]
+    z[np.arange(len(z)), Y[FEW]] = -np.inf
+    np.testing.assert_allclose(whole.margins, label - z.max(1), atol=1e-5)
+    np.testing.assert_array_equal(whole.margins > 0, whole.robust)
+
+
 def test_every_image_lies_in_the_ball_and_the_box(whole):
     moved = np.abs(whole.images - X[FEW]).reshape(len(whole.images), -1).max(1)
     assert moved.max() <= EPSILON * (1 + 1e-5) + 1e-6

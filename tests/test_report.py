@@ -42,6 +42,7 @@ def made(broken_by=None, findings=(), checks=None, **changes):
         passes=((10, 1010), (90, 9090), (909, 900), (5001, 0)),
         findings=tuple(findings),
         largest=8 / 255,
+        margins=np.where(np.arange(n) == 1, np.nan, np.linspace(-0.3, 4, n)).astype("float32"),
     )
     if checks is None:
         checks = (Checked("G1", "a stronger attack leaves less", "passed", "40 %", {"rise": 0.0}),)
@@ -105,6 +106,16 @@ def test_a_file_says_what_the_report_says(report, tmp_path):
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "report.json").read_bytes()
 
 
+def test_a_file_of_an_older_version_has_no_margins(tmp_path):
+    report = made()
+    found = report.to_dict()
+    assert found["margins"][:2] == [-0.3, None]  # as short as float32 allows; NaN is no JSON
+    del found["margins"]
+    (tmp_path / "report.json").write_text(json.dumps(found))
+    again = RobustnessReport.load(tmp_path / "report.json")
+    assert again.outcome.margins is None and str(again) == str(report)
+
+
 def put(*path, value):
     def damage(found):
         for key in path[:-1]:
@@ -139,6 +150,8 @@ DAMAGES = (
     (put("checks", 0, "level", value="fine"), "checks.level: expected one of"),
     (put("checks", 0, value={"check": "G1"}), "checks: expected the parts of one"),
     (put("fab_norm", value=[1.0]), "fab_norm: expected 5 numbers"),
+    (put("margins", value=[1.0]), "margins: expected 10 numbers"),
+    (put("margins", 0, value="a"), "margins: expected a number; received 'a'"),
     (put("curve", "accuracy", value=[0.1]), "curve: expected two equal lists"),
     (put("curve", "epsilon", value="a"), "curve: expected numbers"),
     (put("surface", "offsets", value=[0.0]), "surface.losses: expected grids of"),

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from rst_tf.attacks import _checks
-from rst_tf.attacks._losses import answer
+from rst_tf.attacks._losses import answer, margin
 from rst_tf.attacks.attacked import attacked, logarithms
 from rst_tf.attacks.outcome import DRAWS, Finding
 
@@ -40,6 +40,8 @@ class Attacker:
         self.attacks = [self._fitted(attack) for attack in auto.listed()]
         self._tries = [self._traced(attack) for attack in self.attacks]
         self._judge = _graph(self._judged, [self._images()])
+        labels = tf.TensorSpec([None], tf.int32)
+        self._margin = _graph(self._margins, [self._images(), labels])
         self.flat = _checks.without_gradient(self.logits, self._images(), self.classes)
 
     def attempt(self, number: int, key, trial: int, x, y, index):
@@ -63,6 +65,11 @@ class Attacker:
         """Labels [n], whether logits are finite, and labels of a single call; `size` at a time."""
         parts = [self._judge(x[i : i + size]) for i in range(0, len(x), size)]
         return tuple(np.concatenate(p) for p in zip(*parts, strict=True))
+
+    def margins(self, x, y, size: int) -> np.ndarray:
+        """Logits of the labels minus the highest others, [n]; `size` at a time."""
+        parts = [self._margin(x[i : i + size], y[i : i + size]) for i in range(0, len(x), size)]
+        return np.concatenate(parts)
 
     def passes(self):
         """Each attack with what one try of it costs an image; see `Attack.passes`."""
@@ -94,13 +101,22 @@ class Attacker:
         if not self.random:
             z = tf.cast(self.logits(x), tf.float32)
             return (*_labelled(z), _labelled(z)[0])
+        once, mean = self._drawn(x)
+        return (*_labelled(mean), _labelled(once)[0])
+
+    def _margins(self, x, y):
+        z = self._drawn(x)[1] if self.random else tf.cast(self.logits(x), tf.float32)
+        return -margin(z, y)
+
+    def _drawn(self, x):
+        """Logits of one call, and their mean over many."""
         once = tf.cast(self.logits(x), tf.float32)
         total = tf.while_loop(
             lambda i, _: i < DRAWS,
             lambda i, z: (i + 1, z + tf.cast(self.logits(x), tf.float32)),
             (tf.constant(1), once),
         )[1]
-        return (*_labelled(total / DRAWS), _labelled(once)[0])
+        return once, total / DRAWS
 
 
 def _graph(function, signature):

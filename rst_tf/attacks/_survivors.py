@@ -60,6 +60,7 @@ class Survivors:
             passes=tuple((int(forward), int(back)) for forward, back in state.passes),
             findings=(*self.attacker.findings, *self._afterwards(names, state)),
             largest=float(np.max(size)),
+            margins=self.attacker.margins(state.images, self.y, self.size),
         )
 
     @property

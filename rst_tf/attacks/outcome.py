@@ -41,6 +41,8 @@ class Outcome:
             forward and back.
         findings: What the checks noticed.
         largest: Largest perturbation among `images`, in the norm of the attacks.
+        margins: Of the image that is left, the label's logit minus the highest other one, float32
+            [n]: below 0 where it is wrong, NaN where logits are not finite; None if not recorded.
     """
 
     attacks: tuple[str, ...]
@@ -52,6 +54,7 @@ class Outcome:
     passes: tuple[tuple[int, int], ...]
     findings: tuple[Finding, ...] = ()
     largest: float = 0.0
+    margins: np.ndarray | None = None
 
     @property
     def correct(self) -> np.ndarray:

@@ -14,7 +14,9 @@ from rst_tf.robustness.checked import LEVELS, Checked
 _OBJECTS = ("threat", "summary", "alone", "more_seeds", "model", "data", "machine", "facts")
 _LISTS = ("attacks", "correct", "broken_by", "labels", "checks", "findings", "points", "deviations")
 _NAMES = {"schema_version", "name", "version", "seed", "largest", "curve", "fab_norm", "surface"}
-NAMES = _NAMES | {"seconds", *_OBJECTS, *_LISTS}
+_LATER = {"margins"}
+"""Names that files of older versions lack."""
+NAMES = _NAMES | _LATER | {"seconds", *_OBJECTS, *_LISTS}
 _CLOSE = 1e-9
 
 
@@ -59,6 +61,7 @@ def of_dict(found: Any) -> "record.RobustnessReport":
             for f in found["findings"]
         ),
         largest=float(_number(found["largest"], "largest")),
+        margins=_with_nulls(found.get("margins"), "margins", count, np.nan),
     )
     points = _whole(found, "points", None, 0, count - 1)
     made = record.RobustnessReport(
@@ -78,7 +81,7 @@ def of_dict(found: Any) -> "record.RobustnessReport":
         ),
         points=points,
         curve=_curve(found["curve"]),
-        minimum_norms=_norms(found["fab_norm"], len(points)),
+        minimum_norms=_with_nulls(found["fab_norm"], "fab_norm", len(points), np.inf),
         surface=_surface(found["surface"]),
         model=found["model"],
         data=found["data"],
@@ -96,7 +99,7 @@ def _names(found: Any) -> None:
     version = found.get("schema_version")
     if version != record.SCHEMA:
         raise _Wrong(f"schema_version: expected {record.SCHEMA}; received {version!r}")
-    missing, beyond = sorted(NAMES - set(found)), sorted(set(found) - NAMES)
+    missing, beyond = sorted(NAMES - _LATER - set(found)), sorted(set(found) - NAMES)
     _expect(not missing, f"{missing[0] if missing else ''!r}", "nothing under this name")
     if beyond:
         raise _Wrong(f"unknown name {beyond[0]!r}")
@@ -183,13 +186,11 @@ def _curve(given: Any) -> tuple[list[float], list[float]] | None:
     return radii.tolist(), accuracy.tolist()
 
 
-def _norms(given: Any, count: int) -> np.ndarray | None:
+def _with_nulls(given: Any, name: str, count: int, null: float) -> np.ndarray | None:
     if given is None:
         return None
-    _expect(
-        isinstance(given, list) and len(given) == count, f"{count} numbers", "others", "fab_norm"
-    )
-    return np.asarray([np.inf if v is None else _number(v, "fab_norm") for v in given], float)
+    _expect(isinstance(given, list) and len(given) == count, f"{count} numbers", "others", name)
+    return np.asarray([null if v is None else _number(v, name) for v in given], float)
 
 
 def _surface(given: Any) -> "record.Surface | None":

@@ -183,6 +183,7 @@ class RobustnessReport:
             "correct": outcome.correct.astype(int).tolist(),
             "broken_by": outcome.broken_by.tolist(),
             "labels": outcome.labels.tolist(),
+            "margins": _with_nulls(outcome.margins),
             "more_seeds": dict(self.more_seeds),
             "alone": {name: flags.astype(int).tolist() for name, flags in self.alone.items()},
             "checks": [dataclasses.asdict(check) for check in self.checks],
@@ -264,8 +265,11 @@ class RobustnessReport:
         write_bytes(path, html(self).encode())
 
 
-def _with_nulls(norms: np.ndarray | None) -> list[float | None] | None:
-    return None if norms is None else [float(v) if math.isfinite(v) else None for v in norms]
+def _with_nulls(values: np.ndarray | None) -> list[float | None] | None:
+    """Numbers as JSON has them, float32 in as few digits as tell it apart."""
+    if values is None:
+        return None
+    return [float(str(v)) if math.isfinite(v) else None for v in values]
 
 
 def _rounded(values: np.ndarray) -> Sequence:
