@@ -3,10 +3,10 @@
     python -m benchmarks.shrinking                                  cResNet18, half the channels
     python -m benchmarks.shrinking --network=vgg --density=.25 --batch=1
 
-The three forms of the network give the same logits and take turns. Channels are pruned by the size
-of their filters: all of a VGG, of residual blocks those inside. A fourth form has as many weights
-left as the shrunk one, anywhere in the kernels: element-wise zeros give no speed, and this is the
-measure of that.
+The forms of the network give the same logits and take turns; two of them have their normalisations
+folded into the kernels. Channels are pruned by the size of their filters: all of a VGG, of residual
+blocks those inside. The last form is another network, with as many weights left as the shrunk one,
+anywhere in the kernels: element-wise zeros give no speed, and this is the measure of that.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import time
 
 from benchmarks import machine
 
-FORMS = ("masked", "zeros in place", "shrunk", "zeros anywhere")
+FORMS = ("masked", "zeros in place", "folded", "shrunk", "shrunk, folded", "zeros anywhere")
 
 
 def main() -> None:
@@ -91,7 +91,8 @@ def network_of(form: str, name: str, density: float):
         whole.prune(left / of).apply(network)
     if form == "masked":
         return network
-    return rst.shrunk(network) if form == "shrunk" else rst.baked(network)
+    plain = rst.shrunk(network) if "shrunk" in form else rst.baked(network)
+    return rst.folded(plain) if "folded" in form else plain
 
 
 def _options():
