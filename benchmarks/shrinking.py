@@ -80,6 +80,7 @@ def network_of(form: str, name: str, density: float):
     import rst_tf as rst
     from rst_tf import models
     from rst_tf.channels import prune_channels
+    from rst_tf.folding import folded
 
     network = models.ARCHITECTURES[name]().build((32, 32, 3), 10, models.masked_parts())
     rst.initialize(network, 0, "kaiming_normal")
@@ -92,7 +93,7 @@ def network_of(form: str, name: str, density: float):
     if form == "masked":
         return network
     plain = rst.shrunk(network) if "shrunk" in form else rst.baked(network)
-    return rst.folded(plain) if "folded" in form else plain
+    return folded(plain) if "folded" in form else plain
 
 
 def _options():

@@ -159,6 +159,8 @@ class Workdir:
             raise error
         if grown:
             there["experiment"] = made_by | {name: now[name] for name in grown}
+            if "defaults" in found:
+                there["defaults"] = [name for name in found["defaults"] if name not in grown]
             write_bytes(file, json.dumps(found | there, indent=2).encode())
         return made_by
 

@@ -12,7 +12,6 @@ _HOME = {
     "baked": "surgery",
     "with_logits": "surgery",
     "shrunk": "shrinking",
-    "folded": "folding",
     "left_dense": "surgery",
     "MaskedDense": "layers",
     "MaskedConv1D": "layers",

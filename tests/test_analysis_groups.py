@@ -152,6 +152,22 @@ def test_a_run_of_its_own_that_each_seed_takes_is_no_difference(tmp_path, settin
     assert group.table.seeds == (1, 12)
 
 
+@pytest.mark.parametrize(
+    ("paths", "number"),
+    [
+        (["runs/search/seed_1/ticket.npz"] * 3, 1),
+        (["runs/density_0.1", "runs/density_0.2", "runs/density_0.3"], 3),
+        (["runs/a/seed_1", "runs/a/seed_2", "runs/b/seed_3"], 2),
+    ],
+)
+def test_one_ticket_for_all_seeds_is_no_difference_and_another_ticket_is(tmp_path, paths, number):
+    made = [
+        runs.load(make_run(tmp_path / f"r{seed}", CHAIN, seed, ticket=path))
+        for seed, path in enumerate(paths, 1)
+    ]
+    assert len(groups.groups_of(made)) == number
+
+
 OLD = {"optimizer": {"name": "sgd", "schedule": {"name": "cosine"}}}
 NEW = {"optimizer": {"name": "sgd", "schedule": {"name": "cosine", "floor": 0.0}}, "smooth": [1]}
 ADDED = ["smooth", "optimizer.schedule.floor"]
@@ -179,6 +195,19 @@ def test_settings_that_an_older_version_did_not_have(tmp_path, name):
     assert len(groups.groups_of(found)) == expected
     before = [runs.load(run.workdir).config["experiment"] for run in found]
     assert len({json.dumps(config) for config in before}) == 2  # the files are left alone
+
+
+def test_settings_that_grew_over_three_versions(tmp_path):
+    table = [
+        ({}, []),
+        ({"a": {"x": 1}}, ["a", "a.x"]),
+        ({"a": {"x": 1, "b": 0}}, ["a", "a.x", "a.b"]),
+    ]
+    for seed, (settings, defaults) in enumerate(table):
+        file = make_run(tmp_path / f"seed_{seed}", CHAIN, seed, **settings) / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "defaults": defaults}))
+    (group,) = groups.groups_of(folders.loaded([str(tmp_path)])[0][tmp_path])
+    assert [run.config["experiment"]["a"] for run in group.runs] == [{"x": 1, "b": 0}] * 3
 
 
 @pytest.mark.parametrize(

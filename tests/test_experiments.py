@@ -415,6 +415,7 @@ def test_a_folder_of_an_earlier_version_goes_on_where_new_settings_have_their_de
     grown.close()
     found = json.loads((tmp_path / "config.json").read_text())["experiment"]
     assert found == {**older(config), "rounds": 5} and grown.identity == first.identity
+    assert "rounds" not in json.loads((tmp_path / "config.json").read_text())["defaults"]
     config["objective"]["attack"]["early_stop"] = True
     with pytest.raises(RunError, match="made by another configuration") as caught:
         Workdir(tmp_path, {**config, "rounds": 5}, {}, ("rounds",))

@@ -87,6 +87,8 @@ def same_experiment(runs: Sequence[Run]) -> None:
     """
     first, *others = runs
     for run in others:
+        if _alike(run, first, rounds=False):
+            continue
         here, there = _rounds_aside(run), _rounds_aside(first)
         for what in here | there:
             if here.get(what) != there.get(what):
@@ -156,14 +158,26 @@ def differences(groups: Sequence[Group]) -> dict[str, tuple[Any, ...]]:
     return _differing([settings_of(group.runs[0]) for group in groups])
 
 
-def _identity(run: Run) -> dict[str, Any]:
-    """What runs must share to be averaged."""
+def _alike(one: Run, other: Run, rounds: bool = True) -> bool:
+    """Whether two runs differ at most in the seed: take the same run, or each that of its seed."""
+    of = _identity if rounds else _rounds_aside
+    return of(one) == of(other) or of(one, written=True) == of(other, written=True)
+
+
+def _identity(run: Run, written: bool = False) -> dict[str, Any]:
+    """What runs must share to be averaged.
+
+    Args:
+        run: The run.
+        written: Paths of other runs as they are, else without the run's own seed at their ends.
+    """
     experiment = {k: v for k, v in run.config["experiment"].items() if k != "seed"}
     for name in ("masks_from", "weights_from", "ticket"):
-        if isinstance(experiment.get(name), str):
+        if isinstance(experiment.get(name), str) and not written:
             experiment[name] = _seedless(experiment[name], run.seed)
     dataset = run.config.get("dataset")
-    if isinstance(taught := experiment.get("distillation"), Mapping) and taught.get("teachers"):
+    taught = None if written else experiment.get("distillation")
+    if isinstance(taught, Mapping) and taught.get("teachers"):
         own = [_seedless(folder, run.seed) for folder in taught["teachers"]]
         experiment["distillation"] = {**taught, "teachers": own}
         dataset = {k: v for k, v in (dataset or {}).items() if k != "teachers"}
@@ -178,7 +192,7 @@ def _seedless(path: str, seed: int | None) -> str:
         folder = folder.parent
     if folder.name == "tickets":
         folder = folder.parent
-    name = re.sub(rf"(?<!\d)0*{seed}$", "*", folder.name)
+    name = re.sub(rf"(?<![\d.])0*{seed}$", "*", folder.name)
     if name == folder.name:
         return path
     return str(folder.with_name(name) / Path(path).relative_to(folder))
@@ -186,17 +200,16 @@ def _seedless(path: str, seed: int | None) -> str:
 
 def _exact(runs: Sequence[Run]) -> list[list[Run]]:
     """Runs by identity, in order."""
-    found: list[tuple[dict[str, Any], list[Run]]] = []
+    found: list[list[Run]] = []
     for run in runs:
-        identity = _identity(run)
-        members = next((members for known, members in found if known == identity), None)
+        members = next((members for members in found if _alike(members[0], run)), None)
         if members is None:
-            found.append((identity, [run]))
+            found.append([run])
         else:
             members.append(run)
-    for _, members in found:
+    for members in found:
         _check_seeds(members)
-    return [members for _, members in found]
+    return found
 
 
 def _merged(exact: list[list[Run]]) -> list[list[Run]]:
@@ -205,7 +218,7 @@ def _merged(exact: list[list[Run]]) -> list[list[Run]]:
     for members in exact:
         for known in merged:
             seeds = {run.seed for run in known} & {run.seed for run in members}
-            if not seeds and _rounds_aside(known[0]) == _rounds_aside(members[0]):
+            if not seeds and _alike(known[0], members[0], rounds=False):
                 known += members
                 break
         else:
@@ -213,8 +226,8 @@ def _merged(exact: list[list[Run]]) -> list[list[Run]]:
     return merged
 
 
-def _rounds_aside(run: Run) -> dict[str, Any]:
-    identity = _identity(run)
+def _rounds_aside(run: Run, written: bool = False) -> dict[str, Any]:
+    identity = _identity(run, written)
     if identity.get("density") is None:  # else the number of rounds sets the rate of each
         identity.pop("rounds", None)
     return identity

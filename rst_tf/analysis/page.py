@@ -287,7 +287,8 @@ def _configuration(groups: Sequence[Group]) -> str:
     shared = {path: value for path, value in flat(config.pop("experiment")) if path not in differ}
     if len(runs) > 1:
         shared["seed"] = list(dict.fromkeys(run.seed for run in runs))
-    config.pop("command", None)
+    for name in ("command", "defaults"):
+        config.pop(name, None)
     commands = [run.config["command"] for run in runs if run.config.get("command")]
     parts = [_settings("Configuration", shared)]
     if differ:

@@ -20,23 +20,23 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def completed(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Copies of config.json that agree on settings which not all versions had.
 
-    What a run lacks, and others have at the default that their config.json names, is filled in:
-    the older version behaved as this default does. Where others name several defaults, and below
-    another choice, nothing is.
+    What a run lacks, and others have at the default that their config.json names, is filled in, for
+    a new setting's default is what the versions before it did. Where others name several defaults,
+    and below another choice, nothing is.
     """
-    found: dict[str, list[tuple[dict, Any]]] = {}
-    for config in configs:
-        for path in config.get("defaults", ()):
-            found.setdefault(path, []).append(config["experiment"])
     made = [copy.deepcopy(dict(config)) for config in configs]
-    for config in made:
-        for path, others in found.items():
-            *above, name = path.split(".")
-            here = config["experiment"]
-            known = [_below(other, above, here) for other in others]
-            values = [there[name] for there in known if there is not None and name in there]
+    told = [set(config.get("defaults", ())) for config in configs]
+    for path in sorted(set().union(*told), key=lambda path: -path.count(".")):  # parts before whole
+        *above, name = path.split(".")
+        whole = [config["experiment"] for config in made]
+        known = [each for each, defaults in zip(whole, told, strict=True) if path in defaults]
+        for here in whole:
             place = _below(here, above, here)
-            if values and name not in place and all(value == values[0] for value in values):
+            if place is None or name in place:
+                continue
+            found = [there for each in known if (there := _below(each, above, here)) is not None]
+            values = [there[name] for there in found if name in there]
+            if values and all(value == values[0] for value in values):
                 place[name] = copy.deepcopy(values[0])
     return made
 

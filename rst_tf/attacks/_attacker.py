@@ -4,9 +4,11 @@ import numpy as np
 import tensorflow as tf
 
 from rst_tf.attacks import _checks
-from rst_tf.attacks._losses import answer, margin
+from rst_tf.attacks._losses import answer, margin, seen_as_one
 from rst_tf.attacks.attacked import attacked, logarithms
 from rst_tf.attacks.outcome import DRAWS, Finding
+
+_ROUNDING = 1e-3  # of the largest logit
 
 
 class Attacker:
@@ -32,6 +34,9 @@ class Attacker:
         self.logits, self.climbed, self.findings = attacked(model)
         first = tf.constant(images)
         outputs = self.logits(first)
+        apart = np.abs(np.subtract(self.climbed(first), outputs)).max()
+        if not apart <= _ROUNDING * np.abs(outputs).max():
+            self.climbed = self.logits
         self.classes = int(outputs.shape[-1])
         if _checks.are_probabilities(np.asarray(outputs)):
             self.logits, self.climbed = logarithms(self.logits), logarithms(self.climbed)
@@ -106,7 +111,8 @@ class Attacker:
 
     def _margins(self, x, y):
         z = self._drawn(x)[1] if self.random else tf.cast(self.logits(x), tf.float32)
-        return -margin(z, y)
+        seen = tf.math.log(seen_as_one(z, None)) if len(z.shape) == 3 else z
+        return tf.where(_labelled(z)[1], -margin(seen, y), np.nan)
 
     def _drawn(self, x):
         """Logits of one call, and their mean over many."""

@@ -90,12 +90,12 @@ def ranked(logits, rank, highest: int, weights=None):
         highest: Number of ranks to look at, at most the number of classes.
         weights: Of the networks, [networks]; equal if not given.
     """
-    return tf.gather(tf.math.top_k(_seen_as_one(logits, weights), highest).indices, rank, axis=1)
+    return tf.gather(tf.math.top_k(seen_as_one(logits, weights), highest).indices, rank, axis=1)
 
 
 def answer(logits, weights=None):
     """The likeliest label, int32 [n]; of several networks, by their mean probability."""
-    return tf.argmax(_seen_as_one(logits, weights), axis=-1, output_type=tf.int32)
+    return tf.argmax(seen_as_one(logits, weights), axis=-1, output_type=tf.int32)
 
 
 def defeated(logits, labels):
@@ -123,8 +123,8 @@ def _averaged(values, rank, weights):
     return tf.tensordot(tf.cast(weights, values.dtype), values, axes=1)
 
 
-def _seen_as_one(logits, weights):
-    """Logits, or the mean probabilities of several networks."""
+def seen_as_one(logits, weights):
+    """Logits [n, classes], or of several networks their mean probabilities."""
     if len(logits.shape) == 3:
         return _averaged(tf.nn.softmax(tf.cast(logits, tf.float32)), 2, weights)
     return logits

@@ -30,10 +30,9 @@ def attacked(model) -> Attacked:
     """A model as functions to logits, and what was changed for it.
 
     A Keras model answers in inference mode. A softmax that its structure shows is taken off, and
-    masks are multiplied into kernels, as in the model that is shipped; what is climbed has its
-    normalisations folded into the kernels (`rst.folded`). Both are copies where they differ from
-    the model, made now: weights that change later are not seen. Of a SavedModel the endpoint
-    `serve` or `serving_default` is taken.
+    masks are multiplied into kernels, as in the model that is shipped (these are copies, of the
+    weights as they are now); what is climbed has its normalisations folded into the kernels. Of a
+    SavedModel the endpoint `serve` or `serving_default` is taken.
 
     Args:
         model: Keras model, loaded SavedModel, callable; or the path of a `.keras` file or of a

@@ -41,8 +41,9 @@ class Outcome:
             forward and back.
         findings: What the checks noticed.
         largest: Largest perturbation among `images`, in the norm of the attacks.
-        margins: Of the image that is left, the label's logit minus the highest other one, float32
-            [n]: below 0 where it is wrong, NaN where logits are not finite; None if not recorded.
+        margins: Of the image that is left, the label's logit minus the highest other one, [n]: at
+            most 0 where it is wrong, NaN where logits are not finite; of several networks, of the
+            logarithms of their mean probabilities. None if not recorded.
     """
 
     attacks: tuple[str, ...]
