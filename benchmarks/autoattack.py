@@ -159,8 +159,9 @@ def _print(found: dict, options) -> bool:
     )
     steady = later["pyautoattack"] / later["rst_tf"]
     whole = later["pyautoattack"] / first["rst_tf"]
-    print(f"pyautoattack takes {steady:.2f} times as long as ours once traced (gate: 1)")
-    print(f"and {whole:.2f} times as long as our first run, tracing counted (gate at 1,000: 1).")
+    if options.turns:
+        print(f"pyautoattack takes {steady:.2f} times as long as ours once traced (gate: 1).")
+    print(f"It takes {whole:.2f} times as long as our first run (gate at 1,000 points: 1).")
     return steady > 1 and (whole > 1 or options.points < 1000)
 
 
