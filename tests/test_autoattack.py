@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import rst_tf as rst
 from rst_tf import PGD, AutoAttack
 from rst_tf.attacks.named import VERSIONS, name_of, named
 from rst_tf.attacks.outcome import ROBUST, WRONG, Outcome
@@ -257,10 +258,7 @@ def test_one_hot_labels_are_labels(plain):
 
 
 def test_masks_are_multiplied_in():
-    import rst_tf as rst
-
-    network = rst.masked(digits.network())
-    rst.Ticket.of(network).prune(0.5).apply(network)
+    network = half_masked()
     assert same(light(model=network), light(model=rst.baked(network)))
 
 
@@ -373,12 +371,17 @@ def misled(x):
     return digits.network()(_misled(x))
 
 
+def straight_through(x):
+    return x + tf.stop_gradient(tf.round(x * 4) / 4 - x)
+
+
 NOTICED = {
     "randomised": Noisy(0.5),
     "batch": by_batch,
     "dynamic": optimising,
     "zero gradient": signs,
     "square": misled,
+    "quantised": lambda x: digits.network()(straight_through(x)),
 }
 
 
@@ -388,6 +391,129 @@ def test_notices(check):
     found = run(NOTICED[check], auto=auto)
     assert check in {f.check for f in found.findings if f.level in ("error", "warning")}
     assert found.warnings
+
+
+def on(change):
+    """The digits' network on changed images."""
+    return lambda x: digits.network()(change(x))
+
+
+def network_of(*layers, dtype="float32"):
+    """Layers before a dense one."""
+    ends = [keras.layers.Flatten(), keras.layers.Dense(10, dtype=dtype)]
+    return keras.Sequential([keras.Input((8, 8, 1)), *layers, *ends])
+
+
+def half_masked():
+    network = rst.masked(digits.network())
+    rst.Ticket.of(network).prune(0.5).apply(network)
+    return network
+
+
+def exported(folder, network):
+    network.export(folder, verbose=False)
+    return tf.saved_model.load(str(folder))
+
+
+def in_int8(_):
+    network = network_of()
+    network.layers[-1].quantize("int8")
+    return network
+
+
+def repeated(x):
+    return tf.while_loop(lambda i, _: i < 2, lambda i, x: (i + 1, tf.round(x * 4) / 4), (0, x))[1]
+
+
+def scaled_signs(x):
+    return tf.sign(x - 0.5) * tf.reduce_mean(tf.abs(x - 0.5), axis=[1, 2, 3], keepdims=True)
+
+
+def cut_to_shape(x):
+    side = tf.cast(tf.floor(tf.cast(tf.shape(x)[1:3], tf.float32) * 1.01), tf.int32)
+    return tf.image.resize(x, side)
+
+
+def binary_layer():
+    return rst.BinaryDense(8, activation="relu")
+
+
+LOOKED_AT = {  # a model, given a folder, and what is told of it
+    "sign": (lambda _: on(tf.sign), "quantised"),
+    "round": (lambda _: on(tf.round), "quantised"),
+    "rint": (lambda _: on(tf.math.rint), "quantised"),
+    "floor": (lambda _: on(lambda x: tf.floor(x * 16) / 16), "quantised"),
+    "floor division": (lambda _: on(lambda x: (x // 0.25) * 0.25), "quantised"),
+    "fake quantisation": (
+        lambda _: on(lambda x: tf.quantization.fake_quant_with_min_max_args(x, 0, 1, 3)),
+        "quantised",
+    ),
+    "bytes": (lambda _: on(lambda x: tf.cast(tf.cast(x * 7, tf.uint8), x.dtype)), "quantised"),
+    "straight-through": (lambda _: on(straight_through), "quantised"),
+    "scaled signs": (lambda _: on(scaled_signs), "quantised"),
+    "round in a condition": (
+        lambda _: on(lambda x: tf.cond(x[0, 0, 0, 0] < 2, lambda: tf.round(x), lambda: x)),
+        "quantised",
+    ),
+    "round in a loop": (lambda _: on(repeated), "quantised"),
+    "int8 of Keras": (in_int8, "quantised"),
+    "binary activation": (lambda _: network_of(rst.BinaryActivation()), "quantised"),
+    "binary activation, saved": (
+        lambda folder: exported(folder, network_of(rst.BinaryActivation())),
+        "quantised",
+    ),
+    "bfloat16": (
+        lambda _: network_of(
+            keras.layers.Conv2D(4, 3, dtype="mixed_bfloat16"), dtype="mixed_bfloat16"
+        ),
+        "precision",
+    ),
+    "float16 in one layer": (
+        lambda _: network_of(keras.layers.Conv2D(4, 3, dtype="mixed_float16")),
+        "precision",
+    ),
+    "float32": (lambda _: network_of(keras.layers.Conv2D(4, 3, activation="relu")), None),
+    "masked": (lambda _: half_masked(), None),
+    "baked": (lambda _: rst.baked(half_masked()), None),
+    "saved": (lambda folder: exported(folder, digits.network()), None),
+    "binary weights": (lambda _: network_of(keras.layers.Flatten(), binary_layer()), None),
+    "inference": (
+        lambda _: network_of(
+            keras.layers.RandomRotation(0.1),
+            keras.layers.Resizing(7, 7),
+            keras.layers.Dropout(0.5),
+            keras.layers.GaussianNoise(0.1),
+            keras.layers.BatchNormalization(),
+            keras.layers.MaxPooling2D(),
+        ),
+        None,
+    ),
+    "transposed convolution": (lambda _: network_of(keras.layers.Conv2DTranspose(3, 3)), None),
+    "absolute values": (lambda _: on(tf.abs), None),
+    "values times signs": (lambda _: on(lambda x: x * tf.sign(x)), None),
+    "leaky ReLU by hand": (lambda _: on(lambda x: x * tf.where(x > 0.5, 1.0, 0.1)), None),
+    "clipped by hand": (lambda _: on(lambda x: tf.where(x > 0.5, 0.5, x)), None),
+    "floor of a shape": (lambda _: on(cut_to_shape), None),
+    "rounded constants": (lambda _: on(lambda x: x - tf.sign(tf.constant(0.5)) * 0.1), None),
+}
+
+
+@pytest.mark.parametrize("name", LOOKED_AT)
+def test_a_look_at_the_model_tells(name, tmp_path):
+    model, told = LOOKED_AT[name]
+    keras.utils.set_random_seed(0)
+    found = quick(attacks=("fgsm",)).against(model(tmp_path), X[:4]).findings
+    assert [(f.check, f.level) for f in found] == ([(told, "warning")] if told else [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MobileNetV3Small", "EfficientNetB0", "ResNet50V2"])
+def test_a_look_at_keras_applications_tells_nothing(name):
+    keras.utils.set_random_seed(0)
+    build = getattr(keras.applications, name)
+    network = build(weights=None, classes=10, input_shape=(64, 64, 3), classifier_activation=None)
+    x = np.random.default_rng(0).random((4, 64, 64, 3), np.float32)
+    assert quick(attacks=("fgsm",)).against(network, x).findings == []
 
 
 def one_logit(x):
