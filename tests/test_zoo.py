@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,11 @@ from workdirs import Case, make_run
 from experiments.dense_training import DenseTraining
 from experiments.iterative_pruning import IterativePruning
 from rst_tf import Seed, Ticket, initialize, models, zoo
+from rst_tf.data import Data
 from rst_tf.entropy_coding import entropy
 from rst_tf.objectives import Natural
 from rst_tf.registry import to_dict
+from rst_tf.zoo import __main__ as command_line
 from rst_tf.zoo import add as adding
 from rst_tf.zoo.shelf import Card, load, names
 
@@ -54,12 +57,22 @@ def test_every_entry_is_intact_small_and_complete(name):
     check(zoo.load(name))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_entry_is_as_robust_as_its_card_says(name):
+    """Here and now where the data are installed with us, else only where they lie in data/."""
+    source = zoo.load(name).card.experiment["data"]["source"]
+    if source.startswith("npz:") and not Path(source.removeprefix("npz:")).exists():
+        with pytest.raises(ValueError, match=f"^data must be given: '{name}' .*--data=npz:PATH"):
+            zoo.evaluate(name)
+        return
     found, card = zoo.evaluate(name), zoo.load(name).card
     assert found.accuracy == pytest.approx(card.accuracy, abs=0.002)
     assert found.robust_accuracy == pytest.approx(card.robust_accuracy, abs=0.005)
+
+
+def test_an_entry_can_be_evaluated_without_a_network_or_files():
+    sources = [zoo.load(name).card.experiment["data"]["source"] for name in NAMES]
+    assert "sample" in sources
 
 
 RUNS = {
@@ -128,15 +141,93 @@ def test_an_entry_of_a_seed_is_small(tmp_path):
         adding.add(workdir, "dense", round=0, folder=tmp_path / "entries")
 
 
+def as_npz(images, path, *, order=slice(None)):
+    """A file of these images, and of the first 40, or some of them, to test on."""
+    x, y = images
+    np.savez(path, x_train=x, y_train=y, x_test=x[:40][order], y_test=y[:40][order])
+    return f"npz:{path}"
+
+
+@pytest.fixture(scope="module")
+def from_a_file(tmp_path_factory):
+    """A folder with an entry of a run on an npz file, and where that file is."""
+    root = tmp_path_factory.mktemp("from_a_file")
+    test = Data().load().test
+    source = as_npz((test.images, test.labels), root / "data.npz")
+    run = dataclasses.replace(RUNS["attacked"], data=Data(source))
+    run.run(root / "run")
+    adding.add(root / "run", "moved", folder=root)
+    return root
+
+
+def test_data_from_elsewhere_are_read_there_and_are_those_of_the_card(from_a_file, tmp_path):
+    entry = load("moved", from_a_file)
+    here = entry.evaluate()
+    source = shutil.copy(from_a_file / "data.npz", tmp_path / "elsewhere.npz")
+    assert entry.images(f"npz:{source}").of_the_card
+    there = entry.evaluate(data=f"npz:{source}")
+    np.testing.assert_array_equal(here.robust, there.robust)
+    assert there.robust_accuracy == pytest.approx(entry.card.robust_accuracy, abs=1e-6)
+
+
+def test_other_images_are_evaluated_where_they_were_asked_for_and_only_there(
+    from_a_file, tmp_path, monkeypatch, capsys
+):
+    test = Data().load().test
+    source = as_npz((test.images, test.labels), tmp_path / "other.npz", order=slice(10, 30))
+    entry = load("moved", from_a_file)
+    images = entry.images(source)
+    assert not images.of_the_card and len(images.y) == 20
+    assert entry.evaluate(data=source).accuracy == entry.evaluate(*images[:3]).accuracy
+    monkeypatch.setattr("rst_tf.zoo.__main__.load", lambda name: load(name, from_a_file))
+    for given, lines in (([f"--data={source}"], 2), ([], 1)):
+        command_line.main(["moved", *given])
+        said = capsys.readouterr().out.partition("moved, measured here: ")[2].splitlines()
+        assert len(said) == lines
+        assert lines == 1 or f"{source}, which are not those of the card" in said[1]
+
+
+def test_data_that_are_not_here_are_asked_for(from_a_file):
+    folder = from_a_file / "gone"
+    folder.mkdir()
+    for end in ("npz", "json"):
+        shutil.copy(from_a_file / f"moved.{end}", folder / f"one.{end}")
+    card = json.loads((folder / "one.json").read_text()) | {"name": "one"}
+    card["experiment"]["data"]["source"] = "npz:data/gone.npz"
+    (folder / "one.json").write_text(json.dumps(card))
+    with pytest.raises(ValueError, match=r"^data must be given: 'one' was tested on npz:data/gone"):
+        load("one", folder).evaluate()
+    assert load("one", folder).images(f"npz:{from_a_file / 'data.npz'}").of_the_card
+
+
 REFUSED = {
     "an unknown name": (lambda s: load("attackd", s), "unknown zoo entry 'attackd'; did you mean"),
     "a path": (lambda s: load("../attacked", s), "unknown zoo entry"),
     "half an evaluation": (lambda s: load("natural", s).evaluate(np.zeros(1)), "received x"),
+    "images and data": (
+        lambda s: load("natural", s).evaluate(np.zeros(1), np.zeros(1), data="sample"),
+        "give x and y, or data; received both, data='sample'",
+    ),
+    "data of another shape": (
+        lambda s: load("natural", s).evaluate(data=f"npz:{coloured(s)}"),
+        r"data must be images of shape \(28, 28, 1\), as 'natural' takes; received \(8, 8, 3\)",
+    ),
+    "data that are nowhere": (
+        lambda s: load("natural", s).evaluate(data="npz:nowhere.npz"),
+        r"nowhere\.npz does not exist",
+    ),
     "a taken name": (lambda s: add(s, "natural"), "an entry name='natural' already"),
     "a name with a slash": (lambda s: add(s, "a/b"), "received name='a/b'"),
     "a round that is not there": (lambda s: add(s, "new", round=3), "round=3: there is no"),
     "no run": (lambda s: adding.add(s / "nowhere", "new", folder=s), "no such workdir"),
 }
+
+
+def coloured(folder):
+    """A file of images of another shape."""
+    x, y = np.zeros((40, 8, 8, 3), np.uint8), np.arange(40) % 4
+    np.savez(folder.parent / "coloured.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    return folder.parent / "coloured.npz"
 
 
 def add(shelf, name, **options):
@@ -194,6 +285,7 @@ def test_a_card_says_everything():
     ("arguments", "code", "said"),
     [
         (["rst_tf.zoo"], 0, ""),
+        (["rst_tf.zoo", "--data=mnist"], 1, "data has an effect only with a NAME; received data="),
         (["rst_tf.zoo", "nobody"], 1, "rst_tf.zoo: error: unknown zoo entry 'nobody'"),
         (["rst_tf.zoo.add", "--workdir=nowhere", "--name=a"], 1, "nowhere: no such workdir"),
     ],

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -76,6 +76,22 @@ class Card:
         )
 
 
+class Images(NamedTuple):
+    """Test images of an entry.
+
+    Args:
+        x: Images [n, ...] in [0, 1].
+        y: Integer labels [n].
+        index: Identities of the examples, [n].
+        of_the_card: Whether they are those that the card's numbers are about.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    index: np.ndarray
+    of_the_card: bool
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ZooEntry:
     """A ticket of the zoo.
@@ -110,39 +126,83 @@ class ZooEntry:
         """The Keras model of logits, built, with weights and masks in place."""
         return self.ticket.build()
 
-    def test_images(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Images in [0, 1], labels and identities behind the card's numbers, read from its data.
+    def images(self, data: str | None = None) -> Images:
+        """Images to test on, divided and limited as those behind the card's numbers.
+
+        Args:
+            data: Where to read them, as `Data.source`: `npz:PATH`, a name of TensorFlow Datasets,
+                ...; the card's own source if not given, and then they must be the card's images.
 
         Raises:
-            ValueError: The data is not here, or is not what the run was tested on.
+            ValueError: The data are not here, do not fit the network, or, without `data`, are not
+                what the run was tested on.
         """
         from rst_tf.data import Data
 
-        splits = from_dict(Data, self.card.experiment["data"]).load()
-        if splits.fingerprint != self.card.dataset["fingerprint"]:
+        card, own = self.card, from_dict(Data, self.card.experiment["data"])
+        if data is None:
+            _is_here(own.source, card.name)
+        source = own.source if data is None else data
+        splits = _read(dataclasses.replace(own, source=source))
+        if splits.shape != (shape := tuple(card.dataset["shape"])):
             raise ValueError(
-                f"{self.card.experiment['data']['source']} is not the data of {self.card.name!r}; "
-                f"its fingerprint is {splits.fingerprint}"
+                f"data must be images of shape {shape}, as {card.name!r} takes; received "
+                f"{splits.shape} from {source}"
             )
-        test = splits.test.limited(self.card.test_examples)
-        return *test.arrays(), test.index
+        same = splits.fingerprint == card.dataset["fingerprint"]
+        if not same and data is None:
+            raise ValueError(
+                f"{source} is not the data of {card.name!r}; its fingerprint is "
+                f"{splits.fingerprint}; --data={source} evaluates it all the same"
+            )
+        test = splits.test.limited(min(card.test_examples, len(splits.test)))
+        return Images(*test.arrays(), test.index, same)
 
-    def evaluate(self, x=None, y=None):
+    def test_images(self, data: str | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Images in [0, 1], labels and identities; see `images`."""
+        return self.images(data)[:3]
+
+    def evaluate(self, x=None, y=None, index=None, *, data: str | None = None):
         """Clean and robust accuracy under the card's attack; an `Evaluation`.
 
         Args:
             x: Images [n, ...] in [0, 1]; the card's test images if not given.
             y: Integer labels [n].
+            index: Identities of the examples, [n], which key the attack's random starts; 0..n-1
+                if not given.
+            data: Where to read images instead; see `images`.
 
         Raises:
-            ValueError: Only one of x and y was given; see also `test_images` and `Evaluator`.
+            ValueError: Only one of x and y was given, or data beside them; see also `images` and
+                `Evaluator`.
         """
         from rst_tf.evaluation import Evaluator
 
         if (x is None) != (y is None):
             raise ValueError(f"give both x and y, or none; received {'y' if x is None else 'x'}")
-        images = self.test_images() if x is None else (x, y)
+        if x is not None and data is not None:
+            raise ValueError(f"give x and y, or data; received both, data={data!r}")
+        images = self.test_images(data) if x is None else (x, y, index)
         return Evaluator(self.network(), self.attack, seed=self.card.seed)(*images)
+
+
+def _read(data):
+    """The splits of a `Data`; all training images where there are fewer than its limit."""
+    splits = dataclasses.replace(data, train_limit=None).load()
+    if data.train_limit is None or data.train_limit > len(splits.train):
+        return splits
+    return dataclasses.replace(
+        splits, train=splits.train.limited(data.train_limit, data.split_seed)
+    )
+
+
+def _is_here(source: str, name: str) -> None:
+    kind, _, place = source.partition(":")
+    if kind in ("npz", "folder") and not Path(place).expanduser().exists():
+        raise ValueError(
+            f"data must be given: {name!r} was tested on {source}, which is not here "
+            "(--data=npz:PATH reads it elsewhere, --data=NAME takes TensorFlow Datasets)"
+        )
 
 
 def names(folder: Path = ENTRIES) -> list[str]:
@@ -167,6 +227,6 @@ def load(name: str, folder: Path = ENTRIES) -> ZooEntry:
     return ZooEntry(card, folder / f"{name}.npz")
 
 
-def evaluate(name: str, x=None, y=None):
+def evaluate(name: str, x=None, y=None, *, data: str | None = None):
     """Clean and robust accuracy of an entry under its card's attack; see `ZooEntry.evaluate`."""
-    return load(name).evaluate(x, y)
+    return load(name).evaluate(x, y, data=data)
