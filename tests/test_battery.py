@@ -176,6 +176,29 @@ def test_speaks_where_gradients_are_masked(name, make, level):
     assert found.level == level, found.text
 
 
+def of_list(broken_by):
+    return {"broken_by": np.where(margins() < 0, -2, broken_by)}
+
+
+MISSED, FALLS = "withstood the whole list", "with more starts"
+RESTARTS = (
+    (plain, of_list(0), "passed", ()),
+    (plain, of_list(-1), "warning", (MISSED,)),  # one start breaks what the list left
+    (lucky, of_list(0), "warning", (FALLS,)),  # the list left nothing that starts could find
+    (lucky, of_list(-1), "warning", (FALLS, MISSED)),
+)
+
+
+@pytest.mark.parametrize(("network", "of_list", "level", "said"), RESTARTS)
+def test_restarts_are_told_from_what_the_list_missed(network, of_list, level, said):
+    found = check("G8", case(network, **of_list))
+    assert found.level == level, found.text
+    if level != "passed":
+        assert {part for part in (MISSED, FALLS) if part in found.text} == set(said), found.text
+    values = list(found.numbers["accuracy"].values())
+    assert found.numbers["fall"] == values[0] - values[-1]
+
+
 NORMS = [(c.name, "linf") for c in CHECKS]
 NORMS += [(name, "l2") for name in ("G4", "G7", "G9", "G11")]  # those with geometry of their own
 

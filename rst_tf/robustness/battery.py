@@ -29,8 +29,8 @@ class Battery:
         grid: Images along a side of that grid, odd.
         stronger: By how much a stronger kind of attack may leave a higher accuracy.
         rise: By how much accuracy may rise with steps or with epsilon.
-        converged: By how much it may fall with more steps, and what share restarts may break that
-            the list of attacks had not.
+        converged: By how much it may fall with more steps or more restarts, and what share restarts
+            may break that the list of attacks had not.
         black_box: From which share of points on that only an attack without gradients breaks there
             is a warning.
         black_box_error: From which share on it is an error.

@@ -84,7 +84,11 @@ def unbounded(case: Case, battery):
 
 
 def more_restarts(case: Case, battery):
-    """G8: the same attack from more and more random starts, and what the list had missed."""
+    """G8: the same attack from more and more random starts: does it matter, to it or to the list?
+
+    A fall says that the attack depends on its start, whatever the list made of these points; what
+    withstood the whole list and falls now, that the list's number is too high.
+    """
     held, left = case.withstands(case.apgd()), {}
     for restart in range(max(battery.restarts)):
         if restart:
@@ -92,10 +96,18 @@ def more_restarts(case: Case, battery):
             held = case.withstands(case.apgd(), seed=seed, among=held)
         if restart + 1 in battery.restarts:
             left[str(restart + 1)] = case.share(held)
-    missed = case.share(case.robust & ~held)
-    level = "warning" if above(missed, battery.converged, len(case)) else "passed"
-    text = f"{_chain(left, ' starts')}; {percent(missed)} broken that withstood the whole list"
-    return level, text, {"accuracy": left, "missed": missed}
+    values, missed = list(left.values()), case.share(case.robust & ~held)
+    fall = values[0] - values[-1]
+    said = []
+    if above(fall, battery.converged, len(case)):
+        said.append(f"{percent(fall)} fewer are left with more starts")
+    if above(missed, battery.converged, len(case)):
+        said.append(f"{percent(missed)} broken that withstood the whole list, which left too many")
+    numbers = {"accuracy": left, "fall": fall, "missed": missed}
+    chain = _chain(left, " starts")
+    if said:
+        return "warning", "; ".join([chain, *said]), numbers
+    return "passed", f"{chain}; {percent(missed)} broken that the list had not", numbers
 
 
 def loss_and_scale(case: Case, battery):
