@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from experiments.experiment import EXPERIMENTS, Experiment
 from experiments.finished import ticket_file
@@ -22,7 +22,8 @@ from rst_tf.registry import from_dict, to_dict
 class Evaluation(Experiment):
     """A network under AutoAttack, with checks for masked gradients.
 
-    Leaves report.json and report.html; `run_analysis.py --leaderboard` collects them.
+    Leaves report.json, report.html and robustbench.json, an entry as RobustBench has them;
+    `run_analysis.py --leaderboard` collects reports.
 
     Args:
         source: What is attacked: folder of a finished run (its best ticket of the last round), a
@@ -35,6 +36,9 @@ class Evaluation(Experiment):
         data: Images, of which the test split is used; none takes those of the run or of the zoo.
         limit: So many test images, a fixed stratified draw; none takes all.
         battery: Also look for signs of masked gradients, which takes about as long again.
+        alone: Also try every attack of the list on all images, on its own.
+        more_seeds: Run the list by these attack seeds too, to tell how much chance is in the
+            number, which remains that of `seed`.
         twin: Undefended network for the check of transferred attacks, named as `source`.
         name: What tables call it; empty takes it from the source.
         batch_size: Images at a time.
@@ -49,6 +53,8 @@ class Evaluation(Experiment):
     data: Data | None = None
     limit: int | None = 1000
     battery: bool = True
+    alone: bool = False
+    more_seeds: tuple[int, ...] = ()
     twin: str | None = None
     name: str = ""
     batch_size: int = 250
@@ -61,6 +67,11 @@ class Evaluation(Experiment):
             raise ValueError(f"batch_size must be at least 1; received {self.batch_size!r}")
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be at least 1; received {self.limit!r}")
+        if len({self.seed, *self.more_seeds}) <= len(self.more_seeds):
+            raise ValueError(
+                "more_seeds must differ from each other and from seed; received "
+                f"more_seeds={self.more_seeds}, seed={self.seed}"
+            )
         AutoAttack(self.epsilon, self.norm, self.version, self.attacks)
 
     def run(self, workdir):
@@ -72,8 +83,8 @@ class Evaluation(Experiment):
         splits = data.load()
         test = splits.test.limited(self.limit)
         dataset = {"fingerprint": splits.fingerprint, "test_examples": len(test)}
-        with contextlib.closing(Workdir(workdir, to_dict(self), dataset)) as claimed:
-            file = claimed.path / "report.json"
+        with contextlib.closing(Workdir(workdir, self._as_in(workdir), dataset)) as claimed:
+            file, entry = claimed.path / "report.json", claimed.path / "robustbench.json"
             if file.exists():
                 made = RobustnessReport.load(file)
             else:
@@ -88,19 +99,40 @@ class Evaluation(Experiment):
                     version=self.version,
                     attacks=self.attacks,
                     battery=self.battery,
+                    alone=self.alone,
+                    more_seeds=self.more_seeds,
                     twin=self.twin and network_of((self.twin,)),
                     seed=self.seed,
                     batch_size=self.batch_size,
                     index=test.index,
                     name=self.name or self._title(),
                     dataset=data.source,
+                    subset=self._subset(len(splits.test)),
+                    facts=facts_of(self.source),
                     state=claimed.path / "state.npz",
                 )
                 made.save_html(claimed.path / "report.html")
                 made.save(file)
                 (claimed.path / "state.npz").unlink(missing_ok=True)
+            if not entry.exists():
+                made.save_robustbench(entry)
             print(made)
-            print(f"\nWritten to {claimed.path}: report.json and report.html")
+            print(f"\nWritten to {claimed.path}: report.json, report.html and robustbench.json")
+
+    def _as_in(self, workdir) -> dict[str, Any]:
+        """The settings as a folder has them that another version made with the same ones."""
+        try:
+            there = json.loads(Path(workdir, "config.json").read_text())["experiment"]
+            return there if from_dict(Evaluation, there) == self else to_dict(self)
+        except (OSError, ValueError, LookupError, TypeError):
+            return to_dict(self)
+
+    def _subset(self, count: int) -> dict[str, Any]:
+        """How the images were chosen among those of the test split."""
+        if self.limit is None:
+            return {"split": "test", "of": count, "rule": "all"}
+        drawn = {"limit": self.limit, "rule": "stratified", "seed": 0}
+        return {"split": "test", "of": count, **drawn}
 
     def plan(self, trials: int = 1) -> str:
         """What a run would take if every image withstood everything, from passes measured now."""
@@ -115,7 +147,8 @@ class Evaluation(Experiment):
         forward, back = _seconds_of_passes(attacker.logits, x, y)
         forwards, gradients = (sum(column) * trials for column in zip(*costs, strict=True))
         batches = math.ceil(len(test) / self.batch_size)
-        seconds = batches * (forwards * forward + gradients * back)
+        times = 1 + len(self.more_seeds) + self.alone
+        seconds = times * batches * (forwards * forward + gradients * back)
         names = zip(auto.titles(), costs, strict=True)
         listed = ", ".join(f"{name} {f:,} + {g:,}" for name, (f, g) in names)
         return (
@@ -123,6 +156,7 @@ class Evaluation(Experiment):
             f"passes    an image, forward + forward and back: {listed}\n"
             f"time      {duration(seconds)} at most: {1000 * forward:.1f} ms forward, "
             f"{1000 * back:.1f} ms forward and back a batch"
+            + (f"; the list {times} times" if times > 1 else "")
             + ("; the checks take about as long again" if self.battery else "")
         )
 
@@ -187,10 +221,52 @@ def network_of(source: tuple[str, ...]):
     (one,) = source
     if one.startswith("zoo:"):
         return zoo.load(one.removeprefix("zoo:")).network()
-    path = Path(one)
-    if path.suffix == ".keras" or (path / "saved_model.pb").exists():
-        return load(path)
+    if _is_model(one):
+        return load(Path(one))
     return Ticket.load(ticket_file(one, "source")).build()
+
+
+def _is_model(source: str) -> bool:
+    """Whether a source is a Keras file or a SavedModel, not a ticket."""
+    path = Path(source)
+    return path.suffix == ".keras" or (path / "saved_model.pb").exists()
+
+
+def facts_of(source: tuple[str, ...]) -> dict[str, Any]:
+    """What is known of the making of a network, for a report: architecture, training, ...
+
+    It is told by the ticket, by the card of the zoo, or by the config.json of the run that a file
+    lies in. Of several tickets it is what they have in common, and the seeds of all.
+    """
+    each = [_facts_of(one) for one in source]
+    if len(each) == 1:
+        return each[0]
+    found = {k: v for k, v in each[0].items() if all(facts.get(k) == v for facts in each)}
+    found.pop("density", None)  # of a ticket, not of what is drawn from all
+    if "architecture" in found:
+        found["architecture"] += f", {len(each)} tickets"
+    seeds = [seed for facts in each for seed in facts.get("training_seeds", ())]
+    return found | ({"training_seeds": sorted(set(seeds))} if seeds else {})
+
+
+def _facts_of(source: str) -> dict[str, Any]:
+    from rst_tf import zoo
+    from rst_tf.models.architecture import Architecture
+    from rst_tf.robustness import facts
+    from rst_tf.ticket import Ticket
+
+    if source.startswith("zoo:"):
+        entry = zoo.load(source.removeprefix("zoo:"))
+        found, ticket = facts.of_training(entry.card.experiment), entry.ticket
+    else:
+        found = facts.of_training(_experiment_beside(Path(source)) or {})
+        ticket = None if _is_model(source) else Ticket.load(ticket_file(source, "source"))
+    if ticket is not None:
+        found["density"] = ticket.density
+        described = (ticket.network or {}).get("architecture")
+        if described:
+            found["architecture"] = facts.in_words(Architecture, described)
+    return found
 
 
 def data_of(source: str) -> Data:
@@ -215,10 +291,19 @@ def data_of(source: str) -> Data:
 
 
 def _data_beside(path: Path) -> Data:
+    experiment = _experiment_beside(path)
+    if experiment is None:
+        raise ValueError(f"data must be given: it is not told beside {str(path)!r} what they were")
+    return from_dict(Data, experiment["data"])
+
+
+def _experiment_beside(path: Path) -> dict[str, Any] | None:
+    """The configuration of the run that a file or a folder is of, if it tells its data."""
     for folder in (path, path.parent, path.parent.parent):
         try:
             experiment = json.loads((folder / "config.json").read_text())["experiment"]
-            return from_dict(Data, experiment["data"])
+            from_dict(Data, experiment["data"])
         except (OSError, ValueError, LookupError, TypeError):
             continue
-    raise ValueError(f"data must be given: it is not told beside {str(path)!r} what they were")
+        return experiment
+    return None

@@ -116,6 +116,22 @@ def test_a_file_of_an_older_version_has_no_margins(tmp_path):
     assert again.outcome.margins is None and str(again) == str(report)
 
 
+CONFIGURATIONS = tuple({"name": name, "steps": 100} for name in ("apgd", "apgd", "fab", "square"))
+
+
+def test_a_file_tells_every_hyper_parameter_and_an_older_one_is_read(tmp_path):
+    report = made(configurations=CONFIGURATIONS)
+    found = report.to_dict()
+    assert [entry["configuration"] for entry in found["attacks"]] == list(CONFIGURATIONS)
+    report.save(tmp_path / "report.json")
+    assert RobustnessReport.load(tmp_path / "report.json").to_dict() == found
+    for entry in found["attacks"]:
+        del entry["configuration"]
+    (tmp_path / "report.json").write_text(json.dumps(found))
+    again = RobustnessReport.load(tmp_path / "report.json")
+    assert again.configurations == () and again.to_dict() == found
+
+
 def put(*path, value):
     def damage(found):
         for key in path[:-1]:
@@ -147,6 +163,8 @@ DAMAGES = (
     (put("attacks", value={}), "attacks: expected a list; received dict"),
     (put("attacks", 0, value=3), "attacks: expected objects; received 3"),
     (put("attacks", 0, "name", value=None), "attacks.name: expected text; received None"),
+    (put("attacks", 0, "configuration", value={}), "attacks.configuration: expected objects"),
+    (put("attacks", 0, "configuration", value=3), "attacks.configuration: expected objects"),
     (put("checks", 0, "level", value="fine"), "checks.level: expected one of"),
     (put("checks", 0, value={"check": "G1"}), "checks: expected the parts of one"),
     (put("fab_norm", value=[1.0]), "fab_norm: expected 5 numbers"),
@@ -354,6 +372,70 @@ def test_a_board_is_ordered_and_flagged():
     assert any("masked: G4!: 12 % are left." in note for note in leaderboard.notes(board))
 
 
+def cells_of(report):
+    (board,) = board_of(report)
+    return {column.header: column.cells[0] for column in leaderboard.columns(board)}
+
+
+MOSTLY = (SKIPPED, SKIPPED, Checked("G1", "a stronger attack leaves less", "passed", "", {}))
+FLAGS = (
+    ({}, "none"),
+    ({"checks": ()}, "not checked"),
+    ({"checks": MOSTLY}, "2 of 3 skipped"),
+    ({"checks": MOSTLY[1:]}, "none"),  # one check that cannot be made is no reason to doubt
+    ({"checks": MOSTLY, "findings": (WARNING,)}, "zero gradient; 2 of 3 skipped"),
+    ({"checks": (), "findings": (ERROR, WARNING)}, "randomised!, zero gradient; not checked"),
+)
+
+
+@pytest.mark.parametrize(("changes", "said"), FLAGS, ids=[said for _, said in FLAGS])
+def test_a_board_does_not_say_none_of_what_was_not_looked_at(changes, said):
+    report = made(**changes)
+    assert cells_of(report)["flags"] == said
+    (record,) = leaderboard.records(board_of(report))
+    skipped = sum(check.level == "skipped" for check in report.checks)
+    assert (record["checks"], record["skipped"]) == (len(report.checks), skipped)
+
+
+RECIPE = "adversarial(attack=pgd, attack.epsilon=8/255, attack.steps=7)"
+TOLD = {
+    "dataset": "digits",
+    "architecture": "WRN-28-10",
+    "training": RECIPE,
+    "training_seeds": [1, 3],
+    "mask_rule": "global",
+}
+COLUMNS = (  # header, changes, cell, name of the record, its value
+    ("architecture", {"facts": TOLD}, "WRN-28-10", "architecture", "WRN-28-10"),
+    ("architecture", {"model": {"architecture": "conv"}}, "conv", "architecture", "conv"),
+    ("training", {"facts": TOLD}, "adversarial", "training", RECIPE),
+    ("masks", {"facts": TOLD}, "global", "mask_rule", "global"),
+    ("training seeds", {"facts": TOLD}, "1, 3", "training_seeds", "1 3"),
+    ("parameters", {}, "1,000", "parameters", 1000),
+    ("seed spread", {"more_seeds": {"1": 0.4, "7": 0.6}}, "10.00", "seed_spread", 0.1),
+    ("best known", {"alone": {"fgsm": np.arange(10) > 5}}, "40.0", "best_known", 0.4),
+    ("seconds", {}, "12", "seconds", 12.5),
+)
+
+
+@pytest.mark.parametrize(("header", "changes", "cell", "name", "value"), COLUMNS)
+def test_a_board_tells_what_is_known(header, changes, cell, name, value):
+    report = made(**changes)
+    assert cells_of(report)[header] == cell
+    (record,) = leaderboard.records(board_of(report))
+    assert record[name] == (pytest.approx(value) if isinstance(value, float) else value)
+
+
+def test_a_board_has_no_column_of_what_nobody_knows():
+    there = set(cells_of(made()))
+    assert not there & {"training", "masks", "training seeds", "seed spread", "best known"}
+
+
+def test_a_long_recipe_is_below_the_board():
+    (board,) = board_of(made(facts=TOLD, name="one"), made(name="two"))
+    assert leaderboard.notes(board)[-1] == f"one: training: {RECIPE}."
+
+
 def test_boards_say_where_rows_are_not_paired():
     data = {"count": 10, "shape": [8, 8, 1], "fingerprint": "1" * 64}
     (board,) = board_of(made(), made(data=data))
@@ -444,6 +526,10 @@ def test_a_report_of_a_model(whole, tmp_path):
     assert report.model["density"] == 0.5 and report.facts["dataset"] == "quarters"
     assert any("custom" in line for line in report.deviations)
     assert any(line.startswith("G12") for line in lines)
+    # All that an attack can be given, at its default or not.
+    first, second = report.configurations
+    assert (first["name"], first["loss"], first["steps"], first["eot"]) == ("apgd", "ce", 100, 1)
+    assert (second["name"], second["queries"]) == ("square", 20)
     report.save(tmp_path / "report.json")
     assert RobustnessReport.load(tmp_path / "report.json").to_dict() == report.to_dict()
     report.save_html(tmp_path / "report.html")
@@ -457,6 +543,16 @@ def test_a_report_comes_again(whole, network):
     np.testing.assert_array_equal(again.alone["pgd-20"], first.alone["pgd-20"])
     assert again.data == first.data and again.model == first.model
     assert again.checks == () and again.curve is None and again.minimum_norms is None
+
+
+def test_an_attack_made_on_a_model_in_memory_tells_what_it_is(network, tmp_path):
+    attack = rst.Transferred(EPSILON, source=network)
+    options = {**QUICK, "attacks": (attack,), "battery": False}
+    report = rst.report(network, X, Y, EPSILON, **options, subset={"rule": "first"})
+    (told,) = report.configurations
+    assert (told["source"], told["attack"]["steps"]) == (network.name, 20)
+    report.save(tmp_path / "report.json")
+    assert RobustnessReport.load(tmp_path / "report.json").data["subset"] == {"rule": "first"}
 
 
 def test_probabilities_are_told_of(network):

@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,82 @@ def _counts(values) -> dict[str, Any]:
         weights = sum(v.size for v in kernels)
         found["density"] = float(sum(np.count_nonzero(v) for v in kernels) / weights)
     return found
+
+
+_MASKS = ("rounds", "rate", "density", "granularity", "criterion", "pruning", "allocation", "power")
+_MASKS += ("count", "gain", "rewind", "start", "topology", "weights_from", "masks_from")
+"""Settings of experiments that say how masks are found."""
+_SIZES = {"depth", "width", "hidden", "attack.steps"}
+"""Settings that are told even where they are at their defaults."""
+
+
+def of_training(experiment: Mapping[str, Any]) -> dict[str, Any]:
+    """What the configuration of a run tells of its network, as a report's `facts`.
+
+    Args:
+        experiment: As plain values; one of another version tells what it has.
+
+    Returns:
+        Those that are known of: architecture, training (the objective), mask_rule,
+        training_seeds.
+    """
+    from rst_tf.first_masks import FirstMasks
+    from rst_tf.flying_bird import Topology
+    from rst_tf.models.architecture import Architecture
+    from rst_tf.objectives import Objective
+
+    found: dict[str, Any] = {}
+    if experiment.get("network"):
+        found["architecture"] = in_words(Architecture, experiment["network"])
+    if experiment.get("objective"):
+        kinds = [k for k in ("weights", "activations") if experiment.get(k) == "binary"]
+        said = [in_words(Objective, experiment["objective"]), *(f"{k}=binary" for k in kinds)]
+        found["training"] = ", ".join(said)
+    masks = {name: experiment[name] for name in _MASKS if experiment.get(name) not in (None, [])}
+    for name, base in (("start", FirstMasks), ("topology", Topology)):
+        if isinstance(masks.get(name), Mapping):
+            masks[name] = in_words(base, masks[name])
+    if masks:
+        found["mask_rule"] = _called(experiment.get("name", ""), masks)
+    if "seed" in experiment and found:
+        found["training_seeds"] = [experiment["seed"]]
+    return found
+
+
+def in_words(base: type, chosen: Mapping[str, Any]) -> str:
+    """A choice in one text: its name, sizes, and what is not at its default, as flags name it.
+
+    Args:
+        base: What is chosen among: Objective, Architecture, ...
+        chosen: As plain values; settings that this version does not know are told as they are.
+    """
+    from rst_tf.analysis.settings import flat
+    from rst_tf.registry import at_default, from_dict, to_dict
+
+    try:
+        made = from_dict(base, chosen)
+        settings, usual = to_dict(made), set(at_default(made)) - _SIZES
+    except (ValueError, TypeError):
+        settings, usual = dict(chosen), set()
+    name = settings.pop("name", "")
+    told = {
+        path: value
+        for path, value in flat(settings)
+        if value is not None and not usual & {path, *_above(path)}
+    }
+    return _called(name, told)
+
+
+def _above(path: str) -> list[str]:
+    parts = path.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts))]
+
+
+def _called(name: str, settings: Mapping[str, Any]) -> str:
+    from rst_tf.analysis.settings import scalar
+
+    told = ", ".join(f"{key}={scalar(value)}" for key, value in settings.items())
+    return f"{name}({told})" if told else name
 
 
 def of_points(x: np.ndarray, y: np.ndarray) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from rst_tf.robustness import wording
 from rst_tf.robustness.record import RobustnessReport
 
 FILE = "report.json"
+_LONG = 24  # characters of a text in a column
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +90,13 @@ def columns(board: Board) -> list[printing.Column]:
     shares = iter(formats.percentages([d for d in density if d] or [1.0]))
     spec: list[tuple[str, str, list[str]]] = [
         ("", "network", [report.name for report in reports]),
-        ("", "architecture", [str(report.facts.get("architecture", "")) for report in reports]),
-        ("", "training", [str(report.facts.get("training", "")) for report in reports]),
+        *[
+            ("", head, [_short(text(report)) for report in reports])
+            for head, text in RECIPES.items()
+        ],
+        ("", "training seeds", [", ".join(map(str, _seeds(report))) for report in reports]),
         ("", "density", ["" if d is None else next(shares) for d in density]),
+        ("", "parameters", [_count(report.model.get("parameters")) for report in reports]),
         ("", "non-zero", [_count(report.model.get("nonzero")) for report in reports]),
         ("", "clean", [_percent(report, report.accuracy) for report in reports]),
     ]
@@ -103,9 +108,12 @@ def columns(board: Board) -> list[printing.Column]:
     spec += [
         (worst, "robust", [_robust(report) for report in reports]),
         (worst, "95 % interval", [wording.span(r.interval, wording.digits(r)) for r in reports]),
+        (worst, "seed spread", [_spread(report) for report in reports]),
+        ("", "best known", [_best_known(report) for report in reports]),
         ("", "median norm", [_norm(report) for report in reports]),
         ("", "list", [report.version for report in reports]),
         ("", "flags", [_flags(report) for report in reports]),
+        ("", "seconds", [f"{report.seconds:,.0f}" for report in reports]),
     ]
     made = [printing.Column(group, head, tuple(cells)) for group, head, cells in spec]
     return [column for column in made if any(column.cells)]
@@ -118,12 +126,22 @@ def notes(board: Board) -> list[str]:
         said.append(f"Indicative only: fewer than {wording.INDICATIVE:,} images.")
     if len({report.data["fingerprint"] for report in board.reports}) > 1:
         said.append("Not all networks were tried on the same images: rows are not paired.")
+    if any(report.seed_spread is not None for report in board.reports):
+        said.append("Seed spread: standard deviation over attack seeds, in points.")
+    if any(_best_known(report) for report in board.reports):
+        said.append("Best known: together with attacks that were tried alone, where that is lower.")
     if any(report.errors for report in board.reports):
         said.append("<=: an upper bound, unreliable; flags with ! are the errors that make it so.")
     said += [
         f"{report.name}: {_marked(finding)}: {finding.text}."
         for report in board.reports
         for finding in (*report.errors, *report.warnings)
+    ]
+    said += [
+        f"{report.name}: {head}: {text(report)}."
+        for report in board.reports
+        for head, text in RECIPES.items()
+        if _short(text(report)) != text(report)
     ]
     return said
 
@@ -142,6 +160,9 @@ def records(boards: Iterable[Board]) -> list[dict[str, Any]]:
                     "examples": board.examples,
                     "network": report.name,
                     "architecture": wording.architecture(report),
+                    "training": _training(report),
+                    "mask_rule": _mask_rule(report),
+                    "training_seeds": " ".join(map(str, _seeds(report))),
                     "density": _density(report) or "",
                     "nonzero": report.model.get("nonzero", ""),
                     "parameters": report.model.get("parameters", ""),
@@ -150,6 +171,7 @@ def records(boards: Iterable[Board]) -> list[dict[str, Any]]:
                     "robust_accuracy": report.robust_accuracy,
                     "robust_accuracy_low": low,
                     "robust_accuracy_high": high,
+                    "seed_spread": "" if report.seed_spread is None else report.seed_spread,
                     "best_known": report.best_known,
                     "median_norm": "" if report.median_norm is None else report.median_norm,
                     "version": report.version,
@@ -157,6 +179,8 @@ def records(boards: Iterable[Board]) -> list[dict[str, Any]]:
                     "reliable": not report.errors,
                     "errors": " ".join(f.check for f in report.errors),
                     "warnings": " ".join(f.check for f in report.warnings),
+                    "checks": len(report.checks),
+                    "skipped": wording.skipped(report),
                     "seconds": report.seconds,
                     "images": report.data["fingerprint"],
                     "fingerprint": report.model.get("fingerprint", ""),
@@ -186,7 +210,7 @@ def html(boards: Iterable[Board]) -> str:
             page.table(
                 columns(board),
                 notes(board),
-                prose=("network", "architecture", "training", "list", "flags"),
+                prose=("network", *RECIPES, "list", "flags"),
             ),
         )
         for board in boards
@@ -243,9 +267,48 @@ def _norm(report) -> str:
 
 
 def _flags(report) -> str:
-    """Errors first, each name once."""
+    """Errors first, each name once; and whether their absence says anything."""
     names = [_marked(finding) for finding in (*report.errors, *report.warnings)]
-    return ", ".join(dict.fromkeys(names)) or ("none" if report.checks else "not checked")
+    said = [", ".join(dict.fromkeys(names))] if names else []
+    if not report.checks:
+        said.append("not checked")
+    elif wording.mostly_skipped(report):
+        said.append(f"{wording.skipped(report)} of {len(report.checks)} skipped")
+    return "; ".join(said) or "none"
+
+
+def _training(report) -> str:
+    return str(report.facts.get("training", ""))
+
+
+def _mask_rule(report) -> str:
+    return str(report.facts.get("mask_rule", ""))
+
+
+def _seeds(report) -> Sequence:
+    """Of the trainings behind a network."""
+    told = report.facts.get("training_seeds", ())
+    return told if isinstance(told, list | tuple) else [told]
+
+
+RECIPES = {"architecture": wording.architecture, "training": _training, "masks": _mask_rule}
+"""Columns of texts, which a note tells whole where a column cannot."""
+
+
+def _short(text: str) -> str:
+    """A text that fits into a column: of `conv(depth=4, ...)` the name where it is long."""
+    return text if len(text) <= _LONG else text.partition("(")[0]
+
+
+def _spread(report) -> str:
+    return "" if report.seed_spread is None else f"{100 * report.seed_spread:.2f}"
+
+
+def _best_known(report) -> str:
+    """Told where it is not the robust accuracy."""
+    if report.best_known < report.robust_accuracy:
+        return _percent(report, report.best_known)
+    return ""
 
 
 def _marked(finding) -> str:

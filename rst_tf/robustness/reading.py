@@ -89,6 +89,7 @@ def of_dict(found: Any) -> "record.RobustnessReport":
         facts=found["facts"],
         deviations=tuple(found["deviations"]),
         seconds=float(_number(found["seconds"], "seconds")),
+        configurations=_configurations(found["attacks"]),
     )
     _agrees(found, made)
     return made
@@ -147,6 +148,14 @@ def _text(value: Any, name: str) -> str:
 
 def _texts(entries: list[dict], name: str, key: str) -> list[str]:
     return [_text(entry.get(key), f"{name}.{key}") for entry in entries]
+
+
+def _configurations(attacks: list[dict]) -> tuple[dict, ...]:
+    """Of all attacks, or of none as in files of older versions."""
+    told = [entry["configuration"] for entry in attacks if "configuration" in entry]
+    good = len(told) in (0, len(attacks)) and all(isinstance(t, dict) and t for t in told)
+    _expect(good, "objects, of all attacks or of none", "others", "attacks.configuration")
+    return tuple(told)
 
 
 def _one_of(value: Any, name: str, allowed: tuple[str, ...]) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class RobustnessReport:
         facts: What the caller told: dataset, architecture, authors, ...
         deviations: How this departs from a standard evaluation, a line each.
         seconds: Wall time of everything.
+        configurations: Of each attack, every setting, as plain values; empty if not recorded.
     """
 
     name: str
@@ -80,6 +82,7 @@ class RobustnessReport:
     facts: Mapping[str, Any]
     deviations: tuple[str, ...]
     seconds: float
+    configurations: tuple[Mapping[str, Any], ...] = ()
 
     def __len__(self) -> int:
         return len(self.outcome.broken_by)
@@ -109,6 +112,13 @@ class RobustnessReport:
         for flags in self.alone.values():
             held &= flags
         return float(held.mean())
+
+    @property
+    def seed_spread(self) -> float | None:
+        """Standard deviation of the robust accuracy over attack seeds; None of a single one."""
+        if not self.more_seeds:
+            return None
+        return statistics.stdev([self.robust_accuracy, *self.more_seeds.values()])
 
     @property
     def median_norm(self) -> float | None:
@@ -145,7 +155,7 @@ class RobustnessReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as JSON takes them; `of_dict` reads them back."""
         low, high = self.interval
-        outcome = self.outcome
+        outcome, configurations = self.outcome, self.configurations
         return {
             "schema_version": SCHEMA,
             "name": self.name,
@@ -171,6 +181,7 @@ class RobustnessReport:
                 {
                     "name": name,
                     "settings": outcome.described[i],
+                    **({"configuration": dict(configurations[i])} if configurations else {}),
                     "seconds": outcome.seconds[i],
                     "forward_passes": outcome.passes[i][0],
                     "gradient_passes": outcome.passes[i][1],
@@ -236,6 +247,8 @@ class RobustnessReport:
             "params_total": self.model.get("parameters"),
             "params_nonzero": self.model.get("nonzero"),
             "mask_rule": told["mask_rule"],
+            "training": told["training"],
+            "training_seeds": list(self.facts.get("training_seeds", ())),
             "fingerprint": self.model.get("fingerprint"),
         }
         if self.best_known < self.robust_accuracy:
@@ -245,6 +258,11 @@ class RobustnessReport:
     def save(self, path: str | Path) -> None:
         """Writes it as JSON."""
         text = json.dumps(self.to_dict(), allow_nan=False, separators=(",", ":"))
+        write_bytes(path, text.encode() + b"\n")
+
+    def save_robustbench(self, path: str | Path) -> None:
+        """Writes the entry of `robustbench` as JSON."""
+        text = json.dumps(self.robustbench(), allow_nan=False, indent=2)
         write_bytes(path, text.encode() + b"\n")
 
     @staticmethod

@@ -13,6 +13,7 @@ from rst_tf.attacks.attacked import load
 from rst_tf.attacks.autoattack import AutoAttack, Version, integer_labels
 from rst_tf.attacks.fgsm import FGSM
 from rst_tf.attacks.outcome import Outcome
+from rst_tf.registry import to_dict
 from rst_tf.robustness import battery as batteries
 from rst_tf.robustness import curves
 from rst_tf.robustness import facts as known
@@ -42,6 +43,7 @@ def report(
     index=None,
     name: str | None = None,
     dataset: str | None = None,
+    subset: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
     state: str | Path | None = None,
     progress: bool | Callable[[str], None] = True,
@@ -75,8 +77,9 @@ def report(
         index: Identities of the examples, distinct integers [n]; 0..n-1 if not given.
         name: What tables call the model; its own name if not given.
         dataset: What the images are of.
-        facts: What else a table should tell: architecture, training, mask_rule, authors, link,
-            venue, additional_data, reported; plain values.
+        subset: How they were chosen among all, as plain values: {"rule": "first", "of": 10000}.
+        facts: What else a table should tell: architecture, training, training_seeds, mask_rule,
+            authors, link, venue, additional_data, reported; plain values.
         state: File from which an interrupted attack goes on.
         progress: True shows it on stderr; or what takes its lines.
 
@@ -133,12 +136,27 @@ def report(
         alone=singles,
         **looks,
         model=known.of_model(model),
-        data=known.of_points(x, y),
+        data=known.of_points(x, y) | ({"subset": dict(subset)} if subset else {}),
         machine=known.of_machine(),
         facts={**({"dataset": dataset} if dataset else {}), **(facts or {})},
         deviations=_deviations(auto, outcome),
         seconds=time.monotonic() - started,
+        configurations=tuple(map(_configuration, attacker.attacks)),
     )
+
+
+def _configuration(attack) -> dict[str, Any]:
+    """Every setting of an attack; a model that it is made on by its name."""
+    return {
+        key: value if _is_plain(value) else str(getattr(value, "name", type(value).__name__))
+        for key, value in to_dict(attack).items()
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return all(map(_is_plain, value.values() if isinstance(value, dict) else value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def _baselines(case: Case) -> dict[str, np.ndarray]:

@@ -1,7 +1,6 @@
 """What is said of a report: its verdict, its table, its notes."""
 
 import math
-import statistics
 import textwrap
 from collections import Counter
 
@@ -68,12 +67,21 @@ def flags(report) -> str:
             said = ", ".join(f"{n} x{k}" if k > 1 else n for n, k in names.items())
             parts.append(f"{len(found)} {kind}{'s' if len(found) > 1 else ''} ({said})")
     said = ", ".join(parts) or "none"
-    skipped = sum(check.level == "skipped" for check in report.checks)
     if not report.checks:
         said += "; the checks for masked gradients were not made"
-    elif 2 * skipped > len(report.checks):
-        said += f"; {skipped} of {len(report.checks)} checks were skipped"
+    elif mostly_skipped(report):
+        said += f"; {skipped(report)} of {len(report.checks)} checks were skipped"
     return said
+
+
+def skipped(report) -> int:
+    """Number of checks that could not be made."""
+    return sum(check.level == "skipped" for check in report.checks)
+
+
+def mostly_skipped(report) -> bool:
+    """Whether so few checks could be made that their silence says little."""
+    return 2 * skipped(report) > len(report.checks)
 
 
 def verdict(report) -> str:
@@ -196,17 +204,18 @@ def _table(report) -> str:
 
 
 def _of(report) -> str:
-    dataset = report.facts.get("dataset")
-    return f" of {dataset}" if dataset else ""
+    dataset, subset = report.facts.get("dataset"), report.data.get("subset", {})
+    said = [str(subset["rule"])] if "rule" in subset else []
+    said += [f"of {subset['of']:,}"] if "of" in subset else []
+    return (f" of {dataset}" if dataset else "") + (f" ({', '.join(said)})" if said else "")
 
 
 def _seeds(report) -> str:
     """What other seeds of the same list leave, and the standard deviation over all of them."""
     places = digits(report)
-    shares = [report.robust_accuracy, *report.more_seeds.values()]
     each = ", ".join(f"{100 * share:.{places}f}" for share in report.more_seeds.values())
-    spread = 100 * statistics.stdev(shares)
     return (
         f"Robust accuracy with other attack seeds ({', '.join(report.more_seeds)}): {each}; "
-        f"standard deviation over all {len(shares)}: {spread:.2f} points."
+        f"standard deviation over all {1 + len(report.more_seeds)}: "
+        f"{100 * report.seed_spread:.2f} points."
     )
