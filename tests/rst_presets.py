@@ -74,4 +74,5 @@ OVERLAYS = (
     "free_imagenet",
     "imagenet_90_epochs",
     "svhn",
+    "tiny_imagenet",
 )

@@ -251,6 +251,20 @@ def test_another_set_changes_the_data_and_their_constants(preset):
     )
 
 
+@pytest.mark.parametrize("preset", [*IMAGENET, *CIFAR])
+def test_tiny_imagenet_is_cut_and_normalised_as_imagenet(preset):
+    plain, found = config_of(preset), config_of(f"{preset},tiny_imagenet")
+    source = "folder:data/tiny-imagenet-200"
+    as_imagenet = dataclasses.replace(data_of(IMAGENET[0]), validation=plain.data.validation)
+    assert found == dataclasses.replace(
+        plain,
+        data=dataclasses.replace(as_imagenet, source=source),
+        network=dataclasses.replace(plain.network, **CHANNELS["imagenet2012"]._asdict()),
+    )
+    if preset in IMAGENET:
+        assert found == config_of(preset, f"--data={source}")
+
+
 # ---------------------------------------------------------------- expected numbers
 
 
@@ -397,6 +411,7 @@ RUNS = [
     *(pytest.param(f"rst_cifar10_conv2,{p}", marks=pytest.mark.slow) for p in ("svhn", "cifar100")),
     pytest.param("rst_imagenet_resnet18,imagenet_90_epochs", marks=pytest.mark.slow),
     pytest.param("rst_imagenet_resnet18,free_imagenet", marks=pytest.mark.slow),
+    pytest.param("rst_imagenet_resnet18,tiny_imagenet", marks=pytest.mark.slow),
 ]
 
 

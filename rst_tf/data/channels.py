@@ -25,4 +25,4 @@ CHANNELS = {
     "imagenet2012": IMAGENET,
     "mnist": MNIST,
 }
-"""By source, as `Data.source` names it."""
+"""By source, as `Data.source` names it. Tiny-ImageNet, a folder, has those of ImageNet."""
