@@ -191,12 +191,20 @@ TUNED = {
 
 @pytest.mark.parametrize("name", TUNED)
 def test_fine_tuning_trains_the_weights_and_leaves_the_masks(name, searches, tmp_path):
+    """The golden value "scores bit-identical after fine-tuning", compared as masks.
+
+    A ticket holds masks and no scores, and a network that is tuned has none that could move. What
+    the scores of the published code decide there is which weights are kept, and that is compared
+    to the bit, with the pruned weights, which nothing may move either. Where all weights are
+    trained (`full`), it is the start that has to be the ticket's.
+    """
     source = searches[0] / "row"
     settings = {k: v for k, v in COMMON.items() if k != "network"}
     FineTuning(**settings, ticket=str(source), **TUNED[name]).run(tmp_path)
     ticket = Ticket.load(source / "tickets" / "round_00_best.npz")
     start = Ticket.load(tmp_path / "tickets" / "initial.npz")
     end = last(tmp_path.parent, tmp_path.name)
+    assert all(masked.scores is None for masked in masked_kernels(end.build()))
     drawn = ticket.seed.kernels(ticket.build())
     for given, kernel, a, z in zip(ticket.entries, drawn, start.entries, end.entries, strict=True):
         if name == "full":
