@@ -1,4 +1,5 @@
 import dataclasses
+import inspect
 import json
 import os
 import re
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
 from trainings import QUICK
 from workdirs import Case, make_run
 
@@ -198,6 +201,30 @@ def test_data_that_are_not_here_are_asked_for(from_a_file):
     with pytest.raises(ValueError, match=r"^data must be given: 'one' was tested on npz:data/gone"):
         load("one", folder).evaluate()
     assert load("one", folder).images(f"npz:{from_a_file / 'data.npz'}").of_the_card
+
+
+PUBLISHED = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar10": (32, 32, 3)}
+
+
+def test_the_lines_that_make_the_data_elsewhere_make_what_is_read(tmp_path, monkeypatch):
+    """Those of results/README.md, on black images in the place of a download."""
+    code = re.search(r"```python\n(.*?)```", (ROOT / "results/README.md").read_text(), re.S)[1]
+    signature = inspect.signature(tfds.load)
+
+    def loaded(name, **options):
+        signature.bind(name, **options)
+        assert (options["batch_size"], options["as_supervised"]) == (-1, True)
+        images = tf.zeros((40, *PUBLISHED[name]), tf.uint8)
+        return dict.fromkeys(("train", "test"), (images, tf.range(40, dtype=tf.int64) % 10))
+
+    monkeypatch.setattr(tfds, "load", loaded)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "results/README.md", "exec"), {})
+    for name, shape in PUBLISHED.items():
+        with np.load(tmp_path / "data" / f"{name}.npz") as file:
+            assert {key: file[key].dtype for key in file} == dict.fromkeys(file, np.uint8)
+        splits = Data(f"npz:data/{name}.npz").load()
+        assert (splits.shape, splits.classes, len(splits.test)) == (shape, 10, 40)
 
 
 REFUSED = {
