@@ -144,7 +144,7 @@ class Evaluation(Experiment):
         x, y = test.arrays(min(self.batch_size, len(test)))
         attacker = auto.against(model, x)
         costs = [(a.trials * f, a.trials * g) for a, (f, g) in attacker.passes()]
-        forward, back = _seconds_of_passes(attacker.logits, x, y)
+        forward, back = _seconds_of_passes(attacker.climbed, x, y)
         forwards, gradients = (sum(column) * trials for column in zip(*costs, strict=True))
         batches = math.ceil(len(test) / self.batch_size)
         times = 1 + len(self.more_seeds) + self.alone
