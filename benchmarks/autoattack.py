@@ -7,7 +7,7 @@
 Both networks are trained with PGD first (a minute or two). Each program is a process of its own and
 they take turns, each turn a whole AutoAttack; the first one of ours traces its graphs and is told
 apart. Where there are only first runs, they stand for the later ones too. Needs
-`pip install torch==2.13.0 pyautoattack==0.2.0` beside the library.
+`pip install '.[reference]'`, which is PyTorch and `pyautoattack`.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def main() -> None:
     options = _options()
     for package in ("torch", "pyautoattack"):
         if importlib.util.find_spec(package) is None:
-            sys.exit(f"autoattack: {package} is missing; pip install torch==2.13.0 pyautoattack")
+            sys.exit(f"autoattack: {package} is missing; pip install '.[reference]'")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # before any process imports TensorFlow
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "weights.npz")

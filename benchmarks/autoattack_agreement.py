@@ -8,7 +8,7 @@
 PyTorch sees the Keras model as a function whose gradient TensorFlow computes. `mnist` and
 `undefended` are the two networks in pyautoattack's wheel: a robust one that hides its gradients a
 little, and a ResNet18 on CIFAR-10 that any attack must bring to 0. Needs
-`pip install torch==2.13.0 pyautoattack==0.2.0` beside the library.
+`pip install '.[reference]'`, which is PyTorch and `pyautoattack`.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def main() -> None:
     options = _options()
     for package in ("torch", "pyautoattack"):
         if importlib.util.find_spec(package) is None:
-            sys.exit(f"autoattack_agreement: {package} is missing; pip install torch pyautoattack")
+            sys.exit(f"autoattack_agreement: {package} is missing; pip install '.[reference]'")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import rst_tf as rst
     from rst_tf.analysis.estimates import mcnemar
