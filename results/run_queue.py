@@ -32,7 +32,7 @@ JOBS = flags.DEFINE_integer(
 ONLY = flags.DEFINE_string("only", "", "Only runs whose page/name/seed contains this text.")
 
 KEPT = ("config.json", "results.csv", "timing.csv", "correct")
-KEPT += ("report.json", "costs.json", "topology.jsonl", "early_bird.jsonl")
+KEPT += ("report.json", "robustbench.json", "costs.json", "topology.jsonl", "early_bird.jsonl")
 KEPT += ("transfer.csv", "switch.csv", "transfer.json", "transfer.png")
 
 
