@@ -26,8 +26,8 @@ td.error { color: #a33a00; } td.skipped, td.note { color: var(--soft); font-weig
 table.findings td, table.findings th { text-align: left; white-space: normal; vertical-align: top; }
 table.findings td:first-child { white-space: nowrap; }
 table.findings .why { color: var(--soft); display: block; }
-main.wide { max-width: 80rem; overflow: visible; }
-main.wide td.text, main.wide th.text { min-width: 5rem; }
+main.wide { max-width: 96rem; overflow: visible; }
+main.wide td.text, main.wide th.text { min-width: 6.5rem; }
 """
 )
 
