@@ -215,7 +215,9 @@ def ours(
             if done == 0:
                 milliseconds = (time.perf_counter() - self.started) / steps * 1e3
                 refresh_ms = machine.best_ms(refresh, 5)
-                self.turns.end(milliseconds, refresh_ms=refresh_ms, imported_mb=imported_mb)
+                in_use = tf.config.experimental.get_memory_info("CPU:0")["peak"] / 2**20
+                notes = {"imported_mb": imported_mb, "in_use_mb": in_use}
+                self.turns.end(milliseconds, refresh_ms=refresh_ms, **notes)
                 self.turns.begin()
             elif done == WARM:
                 self.started = time.perf_counter()
@@ -272,6 +274,8 @@ def judge(found: dict, search: Search) -> bool:
         f"Refreshing all masks: {refresh:.0f} ms, {100 * share:.1f} % of our step "
         f"(gate at batch 128: {100 * REFRESH_GATE:.0f} %)."
     )
+    in_use = max(turn.notes["in_use_mb"] for turn in mine)
+    print(f"TensorFlow's tensors of our process took {in_use:,.0f} MB at most at a time.")
     if not others:
         return share < REFRESH_GATE
     published, *best = (machine.median_ms(turns) / machine.median_ms(mine) for turns in others)

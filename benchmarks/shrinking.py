@@ -55,11 +55,14 @@ class _Program:
         import tensorflow as tf
 
         import rst_tf as rst
+        from rst_tf.folding import folded
 
         options = self._options
         network = network_of(self._form, options.network, options.density)
         counted = rst.operations(network)
         weights = sum(layer.weights for layer in counted.layers)
+        if "folded" in self._form:
+            network = folded(network)
         run = tf.function(lambda x: network(x, training=False))
         images = tf.random.uniform((options.batch, *network.input_shape[1:]))
         rows, inner, columns = machine.PRODUCT
@@ -76,11 +79,10 @@ class _Program:
 
 
 def network_of(form: str, name: str, density: float):
-    """One of FORMS of a network for 32x32 images, always of the same weights and channels."""
+    """One of FORMS of a network for 32x32 images, before it is folded; always the same channels."""
     import rst_tf as rst
     from rst_tf import models
     from rst_tf.channels import prune_channels
-    from rst_tf.folding import folded
 
     network = models.ARCHITECTURES[name]().build((32, 32, 3), 10, models.masked_parts())
     rst.initialize(network, 0, "kaiming_normal")
@@ -92,8 +94,7 @@ def network_of(form: str, name: str, density: float):
         whole.prune(left / of).apply(network)
     if form == "masked":
         return network
-    plain = rst.shrunk(network) if "shrunk" in form else rst.baked(network)
-    return folded(plain) if "folded" in form else plain
+    return rst.shrunk(network) if "shrunk" in form else rst.baked(network)
 
 
 def _options():
